@@ -1,0 +1,136 @@
+// Communicator: a group of ranks and the collectives among them.
+//
+//   auto comm = tutti::Communicator::from_environment();            // under tutti run, torchrun, mpirun, srun
+//   tutti::Status s = comm->all_reduce(in, out, n, tutti::DType::float32, tutti::ReduceOp::sum);
+//
+// `count` is always the elements of one block: per-rank contribution for all_gather, gather and
+// all_to_all (one destination's share), per-rank result for reduce_scatter and scatter, the whole
+// buffer for the others. In place means: send == recv (all_reduce, broadcast, reduce, all_to_all),
+// send == recv + rank*count (all_gather; gather at the root), recv == send + rank*count
+// (reduce_scatter; scatter at the root).
+//
+// One caller at a time per communicator; different communicators concurrently. A blocking call
+// returns when its result is in place (or an error says who broke what). Errors latch: once the
+// communicator is broken every later call returns the first cause.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "tutti/config.h"
+#include "tutti/status.h"
+#include "tutti/types.h"
+#include "tutti/unique_id.h"
+
+namespace tutti {
+
+// A reduction operator, with the scalar that premul_sum multiplies this rank's input by.
+// `scalar_bits` holds one element of the call's dtype in its low bytes.
+struct Reduction {
+  ReduceOp op = ReduceOp::sum;
+  uint64_t scalar_bits = 0;
+  Reduction(ReduceOp plain = ReduceOp::sum) : op(plain) {}  // NOLINT: an operator is a reduction
+  static Reduction premul_sum(DType dtype, const void* scalar);
+};
+
+// Handle of an asynchronous operation. Copies share the operation.
+class Work {
+ public:
+  bool done() const;
+  Status wait();  // blocks; the operation's Status
+  Status wait_for(std::chrono::nanoseconds timeout);  // Code::in_progress when not done in time
+  struct State;
+  explicit Work(std::shared_ptr<State> state = nullptr) : state_(std::move(state)) {}
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+class Communicator {
+ public:
+  // Joins rank `rank` of `ranks`. Blocks until all have joined or Config::init_timeout.
+  static Result<std::unique_ptr<Communicator>> create(const UniqueId& id, Rank rank, uint32_t ranks,
+                                                      const Config& config);
+  // Rank, size and rendezvous from the launcher's environment: tutti run, torchrun, Open MPI,
+  // MPICH/PMI, Slurm; a lone process is rank 0 of 1.
+  static Result<std::unique_ptr<Communicator>> from_environment();
+  // `ranks` communicators in this process, connected to each other, one for each thread to use.
+  static Result<std::vector<std::unique_ptr<Communicator>>> create_local(uint32_t ranks,
+                                                                         const Config& config);
+  ~Communicator();
+
+  Rank rank() const;
+  uint32_t ranks() const;
+
+  Status all_reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op);
+  Status reduce_scatter(const void* send, void* recv, size_t count, DType dtype, Reduction op);
+  Status all_gather(const void* send, void* recv, size_t count, DType dtype);
+  Status broadcast(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  Status reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op, Rank root);
+  Status all_to_all(const void* send, void* recv, size_t count, DType dtype);
+  // Counts and displacements in elements, one per rank. Pairs are agreed one by one: send_counts[p]
+  // here must equal recv_counts[rank] there.
+  Status all_to_all_v(const void* send, std::span<const size_t> send_counts,
+                      std::span<const size_t> send_offsets, void* recv,
+                      std::span<const size_t> recv_counts, std::span<const size_t> recv_offsets,
+                      DType dtype);
+  Status gather(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  Status scatter(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  Status barrier();
+  Status send(const void* buffer, size_t count, DType dtype, Rank peer);
+  Status recv(void* buffer, size_t count, DType dtype, Rank peer);
+
+  // Point-to-point calls between group_start and group_end progress together; group_end returns
+  // when all are complete. Groups nest.
+  Status group_start();
+  Status group_end();
+
+  // Asynchronous forms run on the communicator's progress thread, in the order of issue; blocking
+  // calls queue behind them. Buffers belong to the operation until it is done.
+  Work all_reduce_async(const void* send, void* recv, size_t count, DType dtype, Reduction op);
+  Work reduce_scatter_async(const void* send, void* recv, size_t count, DType dtype, Reduction op);
+  Work all_gather_async(const void* send, void* recv, size_t count, DType dtype);
+  Work broadcast_async(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  Work reduce_async(const void* send, void* recv, size_t count, DType dtype, Reduction op, Rank root);
+  Work all_to_all_async(const void* send, void* recv, size_t count, DType dtype);
+  Work barrier_async();
+  // Any sequence of blocking calls as one operation of the progress thread: a stream of its own.
+  Work submit(std::function<Status(Communicator&)> body);
+
+  // From any thread: unblocks a running operation here and on all ranks; latches Code::aborted.
+  void abort(const std::string& reason);
+  // The latched first cause, ok while healthy.
+  Status error() const;
+  // Waits for outstanding work, says goodbye. The destructor does it with a short deadline.
+  Status finalize();
+
+  // "all_reduce 4194304 B: direct_two_shot over shm (process_vm), 1 round": how a call would run.
+  std::string explain(Collective collective, size_t count, DType dtype, Rank root = 0,
+                      bool in_place = false);
+  // Watchdog: called from a thread of the library when an operation is later than
+  // Config::late_after, once per operation, with a sentence that names rank, peers and sequence.
+  void on_late(std::function<void(const std::string&)> callback);
+
+  class Impl;
+  explicit Communicator(std::unique_ptr<Impl> impl);
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// Host memory that the ranks of a host can map and reduce into directly (a memfd). At least
+// page-aligned, zero-filled. Null and a reason in *error when the memory cannot be reserved.
+void* mem_alloc(size_t bytes, Status* error = nullptr);
+// Errors: invalid_argument when `memory` did not come from mem_alloc. A peer that still maps it
+// keeps its own view; the memory returns to the system when the last one lets go.
+Status mem_free(void* memory);
+
+// "0.1.0"
+const char* version();
+
+}  // namespace tutti

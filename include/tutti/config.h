@@ -1,0 +1,51 @@
+// Config: every setting of a communicator, with its environment name. Passed by value; two
+// communicators may differ. src/communicator/config.cc is the only file that reads the environment.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tutti/status.h"
+
+namespace tutti {
+
+struct Config {
+  // Transports allowed, in order of preference; empty: all. TUTTI_TRANSPORTS=shm,tcp.
+  std::vector<std::string> transports;
+  // Network interface selection for tcp and bootstrap. TUTTI_SOCKET_IFNAME or NCCL_SOCKET_IFNAME.
+  std::string socket_interface;
+  // AF_INET or AF_INET6. TUTTI_SOCKET_FAMILY or NCCL_SOCKET_FAMILY.
+  std::string socket_family;
+  // tcp connections per peer. TUTTI_SOCKET_CONNECTIONS.
+  uint32_t socket_connections = 1;
+  // Distinguishes hosts that look the same, or joins what looks different. TUTTI_HOST_ID or NCCL_HOSTID.
+  std::string host_id;
+  // Allow process_vm_readv/writev between ranks of a host where a probe succeeds. TUTTI_PROCESS_VM=0.
+  bool process_vm = true;
+  // Seconds until joining gives up. TUTTI_INIT_TIMEOUT.
+  double init_timeout = 120;
+  // Seconds after which a late operation is reported by the watchdog. TUTTI_LATE_AFTER.
+  double late_after = 10;
+  // Seconds after which a late operation fails; 0: never. TUTTI_TIMEOUT.
+  double timeout = 0;
+  // Algorithm override, "all_reduce:0-64K:direct_one_shot;64K-inf:ring". TUTTI_TUNE.
+  std::string tune;
+  // Same algorithm and order across sizes. TUTTI_DETERMINISTIC=1.
+  bool deterministic = false;
+  // Bytes of an eager slot, per message in flight. TUTTI_SLOT_BYTES.
+  size_t slot_bytes = 256 * 1024;
+  // Spin iterations before yielding while ranks fit the CPUs; 0: decide. TUTTI_SPIN.
+  uint32_t spin = 0;
+  // Fault injection for tests, see transports/faulty/README.md. TUTTI_FAULT.
+  std::string fault;
+  // WARN | INFO | TRACE | "" (quiet), and where to. TUTTI_DEBUG or NCCL_DEBUG; *_DEBUG_FILE.
+  std::string debug;
+  std::string debug_file;
+
+  // Reads the environment. Errors: invalid_argument naming the variable and the bad value.
+  static Result<Config> from_environment();
+};
+
+}  // namespace tutti

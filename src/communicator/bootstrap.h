@@ -1,0 +1,52 @@
+// Bootstrap: how ranks that share nothing but a UniqueId find, trust and tell each other things.
+//
+// Ranks form a tree of authenticated TCP control connections (decision 0004): the root named in the
+// id redirects joiners down, so no rank serves all others. Every connection proves knowledge of the
+// id's secret by a mutual HMAC challenge-response over fixed-size frames, before anything of
+// variable length is read; every state has a deadline, every length a cap. The handshake carries
+// wire version, endianness and k_plan_format, and refuses, by name, what does not match.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tutti/status.h"
+#include "tutti/types.h"
+#include "tutti/unique_id.h"
+
+namespace tutti {
+
+struct BootstrapOptions {
+  Rank rank = 0;
+  uint32_t ranks = 1;
+  std::string interface;  // as TransportOptions
+  std::string family;
+  std::chrono::steady_clock::time_point deadline;
+};
+
+class Bootstrap {
+ public:
+  // Joins the job of `id`. The rank that created the id must have called UniqueId::create() in this
+  // process or hold the listening socket it opened; see unique_id.h.
+  // Errors name the rank, address and reason: a wrong secret, a duplicate rank, ranks that disagree
+  // on `ranks`, a missing rank (after the deadline: which ones have not come).
+  static Result<std::unique_ptr<Bootstrap>> join(const UniqueId& id, const BootstrapOptions& options);
+  virtual ~Bootstrap() = default;
+
+  // Every rank gives one blob (<= 64 KiB) and gets all, in rank order. Collective, blocking.
+  virtual Result<std::vector<std::string>> all_gather(const std::string& mine,
+                                                      std::chrono::steady_clock::time_point deadline) = 0;
+  virtual Status barrier(std::chrono::steady_clock::time_point deadline) = 0;
+
+  // Out of band: tells all ranks (through the tree) that the communicator broke, and learns it.
+  // Neither blocks. A lost control connection shows as an error that names the rank behind it.
+  virtual void post_error(const std::string& record) = 0;
+  virtual std::optional<std::string> posted_error() = 0;
+  virtual Status progress() = 0;
+};
+
+}  // namespace tutti
