@@ -1,0 +1,135 @@
+#include "src/executor/bound_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+#include <set>
+
+namespace tutti {
+namespace {
+
+// Longer lanes are read from the plan's closed form while they run: 1024 ranks as threads would
+// otherwise hold 1024 tables of 4096 steps.
+constexpr uint32_t k_table_steps = 1024;
+// Steps that longest_message() reads before it samples.
+constexpr uint64_t k_scan_steps = uint64_t{1} << 21;
+
+uint64_t mix(uint64_t h, uint64_t word) {
+  h ^= word + 0x9e3779b97f4a7c15ULL + (h << 6) + (h >> 2);
+  h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdULL;
+  return h ^ (h >> 33);
+}
+
+uint32_t longest_message(const Plan& plan, Rank rank) {
+  uint32_t longest = 0;
+  for (Lane lane = 0; lane < plan.shape().lanes; ++lane) {
+    const uint32_t n = plan.steps(rank, lane);
+    for (uint32_t i = 0; i < n; ++i) {
+      const Step s = plan.step_at(rank, lane, i);
+      if (s.op == Op::send || reads_message(s.op)) longest = std::max(longest, s.count);
+    }
+  }
+  return longest;
+}
+
+}  // namespace
+
+LaneProgram::LaneProgram(const Plan& plan, Rank rank, Lane lane)
+    : plan_(plan), rank_(rank), lane_(lane), steps_(plan.steps(rank, lane)) {
+  if (steps_ > k_table_steps) return;
+  table_.reserve(steps_);
+  for (uint32_t i = 0; i < steps_; ++i) table_.push_back(plan.step_at(rank, lane, i));
+}
+
+Action LaneProgram::action(uint32_t index) const {
+  Action a;
+  a.first = index;
+  a.step = step(index);
+  a.last = a.step.last;
+  uint32_t end = index + 1;
+  Step previous = a.step;
+  switch (a.step.op) {
+    case Op::send:
+      a.kind = Action::Kind::send;
+      // Publish once: sends of the same chunks, one after the other, to different peers.
+      for (; end < steps_; ++end) {
+        const Step next = step(end);
+        if (next.op != Op::send || next.src_buffer != a.step.src_buffer ||
+            next.src != a.step.src || next.count != a.step.count || next.peer == previous.peer)
+          break;
+        previous = next;
+      }
+      break;
+    case Op::recv_reduce:
+    case Op::reduce:
+      a.kind = Action::Kind::pass;
+      for (; end < steps_; ++end) {
+        const Step next = step(end);
+        if (!continues_pass(previous, next)) break;
+        a.last |= next.last;
+        previous = next;
+      }
+      break;
+    case Op::recv: a.kind = Action::Kind::recv; break;
+    case Op::copy: a.kind = Action::Kind::copy; break;
+    case Op::signal: a.kind = Action::Kind::signal; break;
+    case Op::wait: a.kind = Action::Kind::wait; break;
+  }
+  a.steps = end - index;
+  return a;
+}
+
+uint32_t longest_message(const Plan& plan) {
+  const uint32_t n = plan.shape().ranks;
+  std::set<Rank> sample;
+  uint64_t steps = 0;
+  for (Lane lane = 0; lane < plan.shape().lanes; ++lane) steps += plan.steps(n / 2, lane);
+  const uint64_t affordable = std::max<uint64_t>(8, k_scan_steps / std::max<uint64_t>(steps, 1));
+  for (uint64_t i = 0, take = std::min<uint64_t>(affordable, n); i < take; ++i)
+    sample.insert(static_cast<Rank>(i * n / take));
+  sample.insert(n - 1);
+  sample.insert(plan.shape().root);
+  uint32_t longest = 0;
+  for (Rank r : sample) longest = std::max(longest, longest_message(plan, r));
+  return longest;
+}
+
+Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
+  const Plan& plan = *request.plan;
+  const Shape& shape = plan.shape();
+  if (shape.credits > k_endpoint_credits)
+    return Status(Code::unsupported,
+                  fmt::format("plan {} needs {} messages in flight per connection, endpoints have {}",
+                              plan.algorithm(), shape.credits, k_endpoint_credits));
+  auto bound = std::make_unique<BoundPlan>();
+  bound->request = request;
+  const uint64_t max_chunk =
+      request.max_message == 0
+          ? 0
+          : std::max<uint64_t>(1, request.max_message / std::max(1u, longest_message(plan)));
+  bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk);
+  bound->divisor = request.op == ReduceOp::avg ? shape.ranks : 0;
+
+  uint64_t h = mix(plan.id(), request.count);
+  h = mix(h, static_cast<uint64_t>(request.dtype) << 8 | static_cast<uint64_t>(request.op));
+  bound->signature = mix(h, bound->layout.rounds());
+
+  for (Lane lane = 0; lane < shape.lanes; ++lane) {
+    LaneProgram program(plan, rank, lane);
+    if (!program.empty()) bound->lanes.push_back(std::move(program));
+  }
+  if (shape.scratch > 0) {
+    const uint64_t bytes = bound->layout.scratch_bytes(shape.scratch);
+    bound->storage.reset(new (std::nothrow) std::byte[bytes + 64]);
+    if (!bound->storage)
+      return Status(Code::system_error,
+                    fmt::format("{} bytes of scratch for {} cannot be allocated", bytes,
+                                plan.algorithm()));
+    const auto address = reinterpret_cast<uintptr_t>(bound->storage.get());
+    bound->scratch = bound->storage.get() + (64 - address % 64) % 64;
+  }
+  return bound;
+}
+
+}  // namespace tutti

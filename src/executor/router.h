@@ -1,0 +1,54 @@
+// Router: which transport reaches which peer, and the endpoints that plans' lanes use.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "transports/transport.h"
+
+namespace tutti {
+
+// Messages that every endpoint of a communicator may have in flight. Plans that need more are
+// refused by bind(); none of the library's do.
+inline constexpr uint32_t k_endpoint_credits = 4;
+
+// Lanes at and above this one carry point-to-point and vector transfers, not plans.
+inline constexpr uint32_t k_exchange_lane = 0xffff;
+
+class Router {
+ public:
+  // `transport_of[r]` is the index in `transports` of the one that reaches rank r.
+  Router(Rank self, std::vector<std::unique_ptr<Transport>> transports,
+         std::vector<uint8_t> transport_of, size_t slot_bytes)
+      : self_(self),
+        transports_(std::move(transports)),
+        transport_of_(std::move(transport_of)),
+        slot_bytes_(slot_bytes) {}
+
+  Rank self() const { return self_; }
+  uint32_t ranks() const { return static_cast<uint32_t>(transport_of_.size()); }
+  size_t slot_bytes() const { return slot_bytes_; }
+  const std::vector<std::unique_ptr<Transport>>& transports() const { return transports_; }
+  Transport& transport(Rank peer) const { return *transports_[transport_of_[peer]]; }
+
+  // Opened on first use; the pointer stays valid as long as the router.
+  Result<Endpoint*> endpoint(Rank peer, uint32_t lane) {
+    const uint64_t key = uint64_t{lane} << 32 | peer;
+    if (auto it = endpoints_.find(key); it != endpoints_.end()) return it->second;
+    Result<Endpoint*> opened =
+        transport(peer).open(peer, lane, {.slot_bytes = slot_bytes_, .credits = k_endpoint_credits});
+    if (opened) endpoints_.emplace(key, *opened);
+    return opened;
+  }
+
+ private:
+  Rank self_;
+  std::vector<std::unique_ptr<Transport>> transports_;
+  std::vector<uint8_t> transport_of_;
+  size_t slot_bytes_;
+  std::unordered_map<uint64_t, Endpoint*> endpoints_;
+};
+
+}  // namespace tutti

@@ -1,0 +1,281 @@
+#include "src/executor/shared_direct.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/kernels.h"
+
+namespace tutti {
+namespace {
+
+// Slots of everything in the window; four let a rank copy in piece i+1, reduce i and copy out i-1
+// without waiting for readers.
+constexpr uint64_t k_slots = 4;
+constexpr size_t k_area_bytes = 128 * 1024;
+constexpr size_t k_result_bytes = k_area_bytes / 2;
+constexpr size_t k_areas_at = 4096;
+constexpr size_t k_results_at = k_areas_at + k_slots * k_area_bytes;
+static_assert(k_results_at + k_slots * k_result_bytes <= k_window_bytes);
+// Fetched tiles of all peers together should stay in the L2 cache.
+constexpr size_t k_tiles_bytes = 384 * 1024;
+// More ranks than this are better served by algorithms with fewer readers per chunk.
+constexpr uint32_t k_max_ranks = 64;
+
+}  // namespace
+
+bool SharedDirect::usable(const Transport& transport, uint32_t ranks) {
+  if (ranks < 2 || ranks > k_max_ranks || !transport.capabilities().window) return false;
+  for (Rank r = 0; r < ranks; ++r)
+    if (!transport.reaches(r)) return false;
+  return true;
+}
+
+SharedDirect::SharedDirect(Transport& transport, Rank rank, uint32_t ranks, Monitor& monitor,
+                           const WaitPolicy& policy, const SharedDirectTuning& tuning)
+    : transport_(transport),
+      rank_(rank),
+      ranks_(ranks),
+      monitor_(monitor),
+      policy_(policy),
+      tuning_(tuning) {
+  for (Rank r = 0; r < ranks; ++r) windows_.push_back(transport.window(r));
+  tuning_.one_shot_bytes = std::min(tuning_.one_shot_bytes, k_area_bytes);
+}
+
+SharedDirect::Line& SharedDirect::flag(Rank rank, int phase, uint64_t epoch) const {
+  return reinterpret_cast<Line*>(windows_[rank])[static_cast<uint64_t>(phase) * k_slots +
+                                                 epoch % k_slots];
+}
+std::byte* SharedDirect::area(Rank rank, uint64_t epoch) const {
+  return windows_[rank] + k_areas_at + epoch % k_slots * k_area_bytes;
+}
+std::byte* SharedDirect::result(Rank rank, uint64_t epoch) const {
+  return windows_[rank] + k_results_at + epoch % k_slots * k_result_bytes;
+}
+
+void SharedDirect::raise(int phase, uint64_t epoch, uint64_t signature) {
+  Line& mine = flag(rank_, phase, epoch);
+  mine.signature = signature;
+  mine.epoch.store(epoch, std::memory_order_release);
+}
+
+Status SharedDirect::await(int phase, uint64_t epoch, uint64_t signature) {
+  Waiter waiter(policy_, monitor_);
+  for (uint32_t i = 1; i < ranks_; ++i) {
+    const Rank r = rank_ + i < ranks_ ? rank_ + i : rank_ + i - ranks_;
+    Line& line = flag(r, phase, epoch);
+    while (line.epoch.load(std::memory_order_acquire) < epoch) {
+      if (Status s = waiter.idle(r); !s.ok()) return s;
+    }
+    if (line.signature != signature) return mismatch(r, "its call belongs to another operation");
+    waiter.moved();
+  }
+  return {};
+}
+
+std::pair<size_t, size_t> SharedDirect::slice(size_t count, size_t element, Rank rank) const {
+  const size_t quantum = std::max<size_t>(1, 64 / element);
+  const size_t share = ((count + ranks_ - 1) / ranks_ + quantum - 1) / quantum * quantum;
+  return {std::min(count, share * rank), std::min(count, share * (rank + 1))};
+}
+
+Status SharedDirect::barrier(uint64_t signature) {
+  const uint64_t epoch = ++epoch_;
+  raise(0, epoch, signature);
+  return await(0, epoch, signature);
+}
+
+Status SharedDirect::all_reduce(const void* send, void* recv, size_t count, DType dtype,
+                                ReduceOp op, uint32_t divisor, uint64_t signature) {
+  const size_t element = size_of(dtype);
+  const Job job{static_cast<const std::byte*>(send), static_cast<std::byte*>(recv), count,
+                count * element, element, dtype, op, divisor, signature};
+  if (job.bytes <= sizeof(Line::payload)) return line(job);
+  if (job.bytes <= tuning_.one_shot_bytes) return publish(job);
+  if (job.bytes < tuning_.exchange_bytes) return staged(job);
+  return large(job);
+}
+
+Status SharedDirect::line(const Job& job) {
+  path_ = "line";
+  const uint64_t epoch = ++epoch_;
+  std::memcpy(flag(rank_, 0, epoch).payload, job.send, job.bytes);
+  raise(0, epoch, job.signature);
+  TUTTI_RETURN_IF_ERROR(await(0, epoch, job.signature));
+  sources_.clear();
+  for (Rank r = 0; r < ranks_; ++r) sources_.push_back(flag(r, 0, epoch).payload);
+  void* destination = job.recv;
+  kernels::reduce(job.dtype, job.op, sources_, {&destination, 1}, job.count, job.divisor);
+  return {};
+}
+
+Status SharedDirect::publish(const Job& job) {
+  path_ = "publish";
+  const uint64_t epoch = ++epoch_;
+  std::memcpy(area(rank_, epoch), job.send, job.bytes);
+  raise(0, epoch, job.signature);
+  TUTTI_RETURN_IF_ERROR(await(0, epoch, job.signature));
+  sources_.clear();
+  for (Rank r = 0; r < ranks_; ++r) sources_.push_back(area(r, epoch));
+  sources_[rank_] = job.send;
+  void* destination = job.recv;
+  kernels::reduce(job.dtype, job.op, sources_, {&destination, 1}, job.count, job.divisor);
+  return {};
+}
+
+// --- staged: pieces pass through the windows; copy in i+1, reduce i, copy out i-1.
+
+void SharedDirect::copy_in(const Job& job, const Piece& piece) {
+  // Everything but the own slice, which is read where it is.
+  const auto [first, last] = slice(piece.count, job.element, rank_);
+  const std::byte* from = job.send + piece.offset * job.element;
+  std::byte* to = area(rank_, piece.epoch);
+  std::memcpy(to, from, first * job.element);
+  std::memcpy(to + last * job.element, from + last * job.element,
+              (piece.count - last) * job.element);
+  raise(0, piece.epoch, job.signature);
+}
+
+void SharedDirect::reduce_slice(const Job& job, const Piece& piece) {
+  const auto [first, last] = slice(piece.count, job.element, rank_);
+  if (first == last) return;
+  // The owner's operand first, then its successors: the order of direct_two_shot's passes.
+  sources_.clear();
+  sources_.push_back(job.send + (piece.offset + first) * job.element);
+  for (uint32_t i = 1; i < ranks_; ++i)
+    sources_.push_back(area((rank_ + i) % ranks_, piece.epoch) + first * job.element);
+  void* destinations[] = {job.recv + (piece.offset + first) * job.element,
+                          result(rank_, piece.epoch)};
+  kernels::reduce(job.dtype, job.op, sources_, destinations, last - first, job.divisor);
+}
+
+void SharedDirect::copy_out(const Job& job, const Piece& piece) {
+  for (uint32_t i = 1; i < ranks_; ++i) {
+    const Rank r = (rank_ + i) % ranks_;
+    const auto [first, last] = slice(piece.count, job.element, r);
+    std::memcpy(job.recv + (piece.offset + first) * job.element, result(r, piece.epoch),
+                (last - first) * job.element);
+  }
+}
+
+Status SharedDirect::staged(const Job& job) {
+  path_ = "staged";
+  const size_t quantum = ranks_ * std::max<size_t>(1, 64 / job.element);
+  const size_t most = k_area_bytes / job.element / quantum * quantum;
+  // About four pieces, so that ranks overlap their copies, but none smaller than 32 KiB.
+  const size_t wish = std::max<size_t>((job.count + 3) / 4, 32 * 1024 / job.element);
+  const size_t per_piece = std::min(most, (wish + quantum - 1) / quantum * quantum);
+  const size_t pieces = (job.count + per_piece - 1) / per_piece;
+  const uint64_t base = epoch_ + 1;
+  epoch_ += pieces;
+  auto piece = [&](size_t i) {
+    return Piece{base + i, i * per_piece, std::min(per_piece, job.count - i * per_piece)};
+  };
+  copy_in(job, piece(0));
+  for (size_t i = 0; i <= pieces; ++i) {
+    if (i + 1 < pieces) copy_in(job, piece(i + 1));
+    if (i < pieces) {
+      TUTTI_RETURN_IF_ERROR(await(0, base + i, job.signature));
+      reduce_slice(job, piece(i));
+      raise(1, base + i, job.signature);
+    }
+    if (i > 0) {
+      TUTTI_RETURN_IF_ERROR(await(1, base + i - 1, job.signature));
+      copy_out(job, piece(i - 1));
+    }
+  }
+  return {};
+}
+
+// --- direct: the owner of a slice reads all inputs and writes all outputs.
+
+Status SharedDirect::large(const Job& job) {
+  Buffers mine;
+  Result<MemoryRef> input = transport_.describe(job.send, job.bytes);
+  if (!input) return input.status();
+  Result<MemoryRef> output = transport_.describe(job.recv, job.bytes);
+  if (!output) return output.status();
+  mine = {*input, *output};
+  static_assert(sizeof(Buffers) <= sizeof(Line::payload));
+  const uint64_t epoch = ++epoch_;
+  std::memcpy(flag(rank_, 0, epoch).payload, &mine, sizeof(mine));
+  raise(0, epoch, job.signature);
+  TUTTI_RETURN_IF_ERROR(await(0, epoch, job.signature));
+
+  std::vector<Buffers> buffers(ranks_);
+  const Capabilities caps = transport_.capabilities();
+  bool mapped = caps.map_private;
+  if (!mapped) mapped = caps.map_segments;
+  for (Rank r = 0; r < ranks_; ++r) {
+    std::memcpy(&buffers[r], flag(r, 0, epoch).payload, sizeof(Buffers));
+    if (!caps.map_private && (buffers[r].input.segment == 0 || buffers[r].output.segment == 0))
+      mapped = false;
+  }
+  const bool remote = caps.remote_memory && job.bytes >= tuning_.remote_bytes;
+  if (!(mapped && job.bytes >= tuning_.mapped_bytes) && !remote) return staged(job);
+  path_ = mapped ? "mapped" : "process_vm";
+
+  // A failure here must not leave peers waiting for the second flag: it latches and is posted.
+  const uint64_t done = ++epoch_;
+  TUTTI_RETURN_IF_ERROR(direct(job, buffers));
+  raise(1, done, job.signature);
+  return await(1, done, job.signature);
+}
+
+Status SharedDirect::direct(const Job& job, const std::vector<Buffers>& buffers) {
+  const Capabilities caps = transport_.capabilities();
+  const auto [first, last] = slice(job.count, job.element, rank_);
+  mapped_in_.assign(ranks_, nullptr);
+  mapped_out_.assign(ranks_, nullptr);
+  bool tiled = false;
+  for (Rank r = 0; r < ranks_; ++r) {
+    auto reach = [&](MemoryRef ref) -> Result<void*> {
+      if (ref.segment == 0 && !caps.map_private) return static_cast<void*>(nullptr);
+      return transport_.map(r, ref, job.bytes);
+    };
+    if (r == rank_) {
+      mapped_in_[r] = job.send;
+      mapped_out_[r] = job.recv;
+      continue;
+    }
+    Result<void*> in = reach(buffers[r].input), out = reach(buffers[r].output);
+    if (!in) return in.status();
+    if (!out) return out.status();
+    mapped_in_[r] = static_cast<const std::byte*>(*in);
+    mapped_out_[r] = static_cast<std::byte*>(*out);
+    tiled |= *in == nullptr || *out == nullptr;
+  }
+  const size_t tile = tiled ? std::max<size_t>(16 * 1024, k_tiles_bytes / ranks_) / job.element
+                            : size_t{1} << 20;
+  if (tiled) tiles_.resize(ranks_ * tile * job.element);
+  for (size_t at = first; at < last; at += tile)
+    TUTTI_RETURN_IF_ERROR(direct_tile(job, buffers, at, std::min(tile, last - at)));
+  return {};
+}
+
+Status SharedDirect::direct_tile(const Job& job, const std::vector<Buffers>& buffers, size_t first,
+                                 size_t count) {
+  const size_t offset = first * job.element, bytes = count * job.element;
+  sources_.clear();
+  destinations_.clear();
+  for (uint32_t i = 0; i < ranks_; ++i) {
+    const Rank r = (rank_ + i) % ranks_;
+    if (mapped_in_[r] != nullptr) {
+      sources_.push_back(mapped_in_[r] + offset);
+    } else {
+      std::byte* tile = tiles_.data() + i * (tiles_.size() / ranks_);
+      TUTTI_RETURN_IF_ERROR(
+          transport_.remote_read(r, buffers[r].input.offset + offset, {tile, bytes}));
+      sources_.push_back(tile);
+    }
+    if (mapped_out_[r] != nullptr) destinations_.push_back(mapped_out_[r] + offset);
+  }
+  kernels::reduce(job.dtype, job.op, sources_, destinations_, count, job.divisor);
+  for (Rank r = 0; r < ranks_; ++r)
+    if (mapped_out_[r] == nullptr)
+      TUTTI_RETURN_IF_ERROR(transport_.remote_write(r, buffers[r].output.offset + offset,
+                                                    {job.recv + offset, bytes}));
+  return {};
+}
+
+}  // namespace tutti

@@ -1,0 +1,111 @@
+// Shared direct: all_reduce and barrier for ranks that share memory windows (one host, one process).
+//
+// An executor specialisation for the recognised plans direct_one_shot and direct_two_shot: same
+// operands in the same order, hence the same bits, but a chunk is published once for all readers
+// instead of being sent to each. Four ways to move the bytes, the same choice on every rank:
+//
+//   line      <= 48 B: the payload travels in the cache line of the flag
+//   publish   small: one copy into the window, every rank reduces everything (one-shot)
+//   staged    medium or when memory cannot be reached: copy in, reduce own slice, copy out, in pieces
+//   direct    large: the owner of a slice reads every rank's input and stores the result into every
+//             rank's output in one pass; through mapped memory (mem_alloc, threads) or, for private
+//             memory, tile by tile with process_vm_readv/writev
+//
+// Flow control needs no acknowledgements: every operation waits for a flag of every rank, so when a
+// rank begins operation k+1 all have finished reading what was published in k-1 (docs/transports.md).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "src/executor/cpu_executor.h"
+#include "src/executor/waiter.h"
+#include "transports/transport.h"
+#include "tutti/types.h"
+
+namespace tutti {
+
+struct SharedDirectTuning {
+  size_t one_shot_bytes = 4096;         // up to here: publish (one-shot); above: staged or direct
+  size_t exchange_bytes = 32 * 1024;    // from here on buffers are named to the peers
+  size_t mapped_bytes = 32 * 1024;      // from here on mapped buffers are reduced directly
+  size_t remote_bytes = 256 * 1024;     // from here on process_vm_readv/writev pays
+};
+
+class SharedDirect {
+ public:
+  // True where every rank reaches every other through `transport` and its windows.
+  static bool usable(const Transport& transport, uint32_t ranks);
+
+  SharedDirect(Transport& transport, Rank rank, uint32_t ranks, Monitor& monitor,
+               const WaitPolicy& policy, const SharedDirectTuning& tuning);
+
+  // recv = reduction of all ranks' send over `count` elements; divisor as kernels::reduce.
+  Status all_reduce(const void* send, void* recv, size_t count, DType dtype, ReduceOp op,
+                    uint32_t divisor, uint64_t signature);
+  Status barrier(uint64_t signature);
+
+  bool one_shot(size_t bytes) const { return bytes <= tuning_.one_shot_bytes; }
+  // For reports: "line", "publish", "staged", "mapped", "process_vm".
+  const char* last_path() const { return path_; }
+
+ private:
+  struct alignas(64) Line {
+    std::atomic<uint64_t> epoch;
+    uint64_t signature;
+    std::byte payload[48];
+  };
+  struct Buffers {  // what a rank tells its peers about its buffers
+    MemoryRef input, output;
+  };
+  struct Job {  // one all_reduce
+    const std::byte* send;
+    std::byte* recv;
+    size_t count, bytes, element;
+    DType dtype;
+    ReduceOp op;
+    uint32_t divisor;
+    uint64_t signature;
+  };
+  // One piece of a staged operation.
+  struct Piece {
+    uint64_t epoch;
+    size_t offset, count;
+  };
+
+  Line& flag(Rank rank, int phase, uint64_t epoch) const;
+  std::byte* area(Rank rank, uint64_t epoch) const;    // a rank's published input
+  std::byte* result(Rank rank, uint64_t epoch) const;  // a rank's published slice
+  void raise(int phase, uint64_t epoch, uint64_t signature);
+  Status await(int phase, uint64_t epoch, uint64_t signature);
+  // The part of `count` elements that `rank` owns, as [first, last).
+  std::pair<size_t, size_t> slice(size_t count, size_t element, Rank rank) const;
+
+  Status line(const Job& job);
+  Status publish(const Job& job);
+  Status staged(const Job& job);
+  void copy_in(const Job& job, const Piece& piece);
+  void reduce_slice(const Job& job, const Piece& piece);
+  void copy_out(const Job& job, const Piece& piece);
+  Status large(const Job& job);
+  Status direct(const Job& job, const std::vector<Buffers>& buffers);
+  Status direct_tile(const Job& job, const std::vector<Buffers>& buffers, size_t first, size_t count);
+
+  Transport& transport_;
+  Rank rank_;
+  uint32_t ranks_;
+  Monitor& monitor_;
+  WaitPolicy policy_;
+  SharedDirectTuning tuning_;
+  std::vector<std::byte*> windows_;
+  uint64_t epoch_ = 0;
+  const char* path_ = "line";
+  std::vector<const void*> sources_;
+  std::vector<void*> destinations_;
+  std::vector<const std::byte*> mapped_in_;  // null where only process_vm reaches
+  std::vector<std::byte*> mapped_out_;
+  std::vector<std::byte> tiles_;
+};
+
+}  // namespace tutti
