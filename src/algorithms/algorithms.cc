@@ -42,7 +42,7 @@ Cost one_message_each_reduced(double n, double, const PlanRequest&) { return {1,
 // ---- ring
 
 void ring_reduce_scatter(const PlanRequest& request, Shape& shape) {
-  shape.scratch = std::min(request.ranks - 2, ring::ReduceScatter::k_slots);
+  shape.scratch = request.ranks > 2 ? 2 : 0;
 }
 void chain_reduce(const PlanRequest& request, Shape& shape) {
   pipelined(request, shape);
@@ -195,7 +195,8 @@ PlanPtr chapter_make(const Chapter& chapter, const PlanRequest& request) {
   if (!chapter_supports(chapter, request).ok()) return nullptr;
   const Entry& entry = *find_entry(chapter, request.collective);
   Shape shape = plain_shape(request);
-  if (request.ranks == 1) return formula<Solo>(chapter.name, std::move(shape));
+  const bool moves_data = request.collective != Collective::barrier;
+  if (request.ranks == 1 && moves_data) return formula<Solo>(chapter.name, std::move(shape));
   entry.form(request, shape);
   return entry.make(chapter.name, std::move(shape));
 }

@@ -45,38 +45,35 @@ struct AllReduce {  // C = n
   }
 };
 
-struct ReduceScatter {  // C = 1
-  static constexpr uint32_t k_slots = 2;
-
+struct ReduceScatter {  // C = 1; scratch 2 where n > 2
   TUTTI_HD static Step walk(const Params& p, Rank r, Lane, Cursor& at) {
-    const uint32_t n = p.ranks, next = add_mod(r, 1, n), prev = sub_mod(r, 1, n);
-    // Iterations 0 .. n-2; partial sums 0 .. n-3 go through scratch and are acknowledged.
-    const uint32_t early = n - 1 < k_slots ? n - 1 : k_slots;  // iterations that wait for no token
-    for (uint32_t i = 0; i < early; ++i)
-      if (at.take(body_steps(n, i))) return body(n, r, i, next, prev, at.index());
-    const uint32_t middle = n - 2 > early ? n - 2 - early : 0;  // iterations that wait for one
-    if (at.take(4 * middle)) return body(n, r, early + at.index() / 4, next, prev, at.index() % 4);
-    if (n - 1 > early && at.take(body_steps(n, n - 2)))
-      return body(n, r, n - 2, next, prev, at.index());
-    if (at.take(n - 2 - middle)) return recv_token(next);
+    const uint32_t n = p.ranks;
+    // Iteration i makes partial sum i, which iteration i+1 sends and a token acknowledges.
+    if (at.take(2)) return iteration(n, r, 0, at.index() == 0 ? k_send : k_add);
+    if (n == 2) return no_step();
+    if (at.take(3)) return iteration(n, r, 1, at.index() == 0 ? k_send : at.index() + 1);
+    if (at.take(4 * (n - 3))) return iteration(n, r, 2 + at.index() / 4, at.index() % 4);
+    if (at.take(1)) return recv_token(add_mod(r, 1, n));
     return no_step();
   }
 
  private:
-  TUTTI_HD static constexpr bool waits(uint32_t n, uint32_t i) { return i >= k_slots && i + 2 < n; }
-  TUTTI_HD static constexpr uint32_t body_steps(uint32_t n, uint32_t i) {
-    return 2 + (waits(n, i) ? 1 : 0) + (i > 0 ? 1 : 0);
-  }
-  TUTTI_HD static Step body(uint32_t n, Rank r, uint32_t i, Rank next, Rank prev, uint32_t j) {
-    Cursor at(j);
-    if (at.take(1)) return send(next, i == 0 ? in(sub_mod(r, 1, n)) : scratch((i - 1) % k_slots));
-    if (at.take_if(waits(n, i))) return recv_token(next);
-    if (at.take(1)) {
-      const bool last = i == n - 2;
-      return recv_reduce(prev, last ? out(0) : scratch(i % k_slots), in(sub_mod(r, i + 2, n)), 1,
-                         last);
+  enum : uint32_t { k_send, k_free, k_add, k_acknowledge };
+
+  TUTTI_HD static Step iteration(uint32_t n, Rank r, uint32_t i, uint32_t part) {
+    const Rank next = add_mod(r, 1, n), prev = sub_mod(r, 1, n);
+    const bool last = i == n - 2;
+    switch (part) {
+      case k_send:
+        return send(next, i == 0 ? in(prev) : scratch((i - 1) % 2));
+      case k_free:  // partial sum i-2 has been read
+        return recv_token(next);
+      case k_add:
+        return recv_reduce(prev, last ? out(0) : scratch(i % 2), in(sub_mod(r, (i + 2) % n, n)), 1,
+                           last);
+      default:
+        return send_token(prev);
     }
-    return send_token(prev);
   }
 };
 
