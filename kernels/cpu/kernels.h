@@ -1,10 +1,11 @@
 // CPU kernels: k-way reduction, copy and scaling, for every element type and operator.
 //
-// Numbers (docs/numbers.md): a pass accumulates in a wide type, in the order of `sources`, and is
-// rounded once to the element type: fp32 for fp32 and all 16- and 8-bit floats, fp64 for fp64, the
-// integer itself (wrapping) for integers; avg of integers accumulates in 64 bits wider than the
-// element where needed and truncates toward zero. No FMA contraction: all instruction sets agree
-// bit for bit. min/max propagate NaN. fp8 e4m3 saturates on overflow to NaN/max as documented.
+// Numbers (docs/numbers.md has the tables): a pass accumulates in a wide type, in the order of
+// `sources`, and is rounded once, to nearest even: fp32 for fp32 and all 16- and 8-bit floats, fp64
+// for fp64, the integer itself (wrapping) for integers. avg of integers divides the exact sum and
+// truncates toward zero. All instruction sets agree bit for bit, whatever the floating-point mode
+// of the calling thread. min/max let a number win over NaN and put -0 below +0; every other NaN
+// result has all bits but the sign set. fp8 saturates to its largest finite value, as NCCL's does.
 #pragma once
 
 #include <cstddef>
