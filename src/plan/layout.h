@@ -60,8 +60,8 @@ class Layout {
     const uint64_t in_block = chunk % chunks_, block = chunk / chunks_;
     const uint64_t base = std::min(count_, uint64_t{round} * chunk_ * chunks_ + in_block * chunk_);
     const uint64_t end = std::min(count_, base + chunk_);
-    const uint64_t start = buffer == Buffer::scratch ? uint64_t{chunk} * chunk_
-                                                     : block * count_ + base;
+    const uint64_t start =
+        buffer == Buffer::scratch ? uint64_t{chunk} * chunk_ : block * count_ + base;
     return {start * element_, (end - base) * element_};
   }
 

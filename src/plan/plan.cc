@@ -29,7 +29,7 @@ class Hash {
 }  // namespace
 
 std::string_view name(Op op) {
-  constexpr std::string_view k_names[k_ops] = {"send", "recv",   "recv_reduce", "copy",
+  constexpr std::string_view k_names[k_ops] = {"send",   "recv",   "recv_reduce", "copy",
                                                "reduce", "signal", "wait"};
   return static_cast<int>(op) < k_ops ? k_names[static_cast<int>(op)] : "?";
 }

@@ -110,9 +110,9 @@ struct Hierarchy {
 struct Shape {
   Collective collective = Collective::all_reduce;
   uint32_t ranks = 1;
-  uint32_t chunks = 1;   // C: chunks of a block
-  uint32_t lanes = 1;    // lanes per rank; some may be empty on some ranks
-  Rank root = 0;         // broadcast, reduce, gather, scatter
+  uint32_t chunks = 1;  // C: chunks of a block
+  uint32_t lanes = 1;   // lanes per rank; some may be empty on some ranks
+  Rank root = 0;        // broadcast, reduce, gather, scatter
   bool in_place = false;
   uint32_t scratch = 0;  // scratch chunks per rank
   uint32_t credits = 1;  // messages per (source, destination, lane) that must fit in flight
