@@ -25,6 +25,7 @@ struct BootstrapOptions {
   uint32_t ranks = 1;
   std::string interface;  // as TransportOptions
   std::string family;
+  uint32_t plan_format = 0;  // k_plan_format; ranks that differ are refused by name
   std::chrono::steady_clock::time_point deadline;
 };
 
@@ -34,12 +35,16 @@ class Bootstrap {
   // process or hold the listening socket it opened; see unique_id.h.
   // Errors name the rank, address and reason: a wrong secret, a duplicate rank, ranks that disagree
   // on `ranks`, a missing rank (after the deadline: which ones have not come).
-  static Result<std::unique_ptr<Bootstrap>> join(const UniqueId& id, const BootstrapOptions& options);
+  static Result<std::unique_ptr<Bootstrap>> join(const UniqueId& id,
+                                                 const BootstrapOptions& options);
+  // The same among the threads of this process, without sockets: element r is for rank r.
+  static std::vector<std::unique_ptr<Bootstrap>> local(uint32_t ranks);
+  // Says goodbye, so that the others see an orderly end and no lost connection.
   virtual ~Bootstrap() = default;
 
   // Every rank gives one blob (<= 64 KiB) and gets all, in rank order. Collective, blocking.
-  virtual Result<std::vector<std::string>> all_gather(const std::string& mine,
-                                                      std::chrono::steady_clock::time_point deadline) = 0;
+  virtual Result<std::vector<std::string>> all_gather(
+      const std::string& mine, std::chrono::steady_clock::time_point deadline) = 0;
   virtual Status barrier(std::chrono::steady_clock::time_point deadline) = 0;
 
   // Out of band: tells all ranks (through the tree) that the communicator broke, and learns it.

@@ -1,0 +1,143 @@
+// Bootstrap among the threads of one process: the same interface on a mutex and a condition
+// variable, without sockets, for Communicator::create_local and for jobs of one rank.
+#include <condition_variable>
+#include <mutex>
+
+#include "src/communicator/bootstrap/bootstrap.h"
+#include "src/communicator/bootstrap/tree.h"
+
+namespace tutti {
+namespace {
+
+using Blobs = std::vector<std::string>;
+using Deadline = std::chrono::steady_clock::time_point;
+
+// What the ranks share. A round of all_gather collects into `collecting`; the last rank publishes
+// it, and everybody copies from the published one without the lock.
+struct Room {
+  explicit Room(uint32_t n) : ranks(n), collecting(n), present(n, false) {}
+
+  const uint32_t ranks;
+  std::mutex mutex;
+  std::condition_variable changed;
+  Blobs collecting;
+  std::vector<bool> present;
+  uint32_t arrived = 0;
+  uint64_t round = 0;
+  std::shared_ptr<const Blobs> published;
+  std::optional<std::string> posted;
+  Status broken;
+};
+
+class LocalBootstrap : public Bootstrap {
+ public:
+  LocalBootstrap(Rank rank, std::shared_ptr<Room> room) : rank_(rank), room_(std::move(room)) {}
+  ~LocalBootstrap() override;
+
+  Result<Blobs> all_gather(const std::string& mine, Deadline deadline) override;
+  Status barrier(Deadline deadline) override { return meet({}, deadline).status(); }
+  void post_error(const std::string& record) override;
+  std::optional<std::string> posted_error() override;
+  Status progress() override;
+
+ private:
+  Result<std::shared_ptr<const Blobs>> meet(const std::string& mine, Deadline deadline);
+  Status interruption() const;
+  std::string absent() const;
+
+  const Rank rank_;
+  const std::shared_ptr<Room> room_;
+};
+
+LocalBootstrap::~LocalBootstrap() {
+  std::lock_guard lock(room_->mutex);
+  // Leaving between rounds is in order; ranks that already wait in one would wait for ever.
+  if (room_->arrived == 0 || !room_->broken.ok()) return;
+  room_->broken =
+      Status(Code::remote_error, "rank " + std::to_string(rank_) + " has left the communicator");
+  room_->changed.notify_all();
+}
+
+Status LocalBootstrap::interruption() const {
+  if (!room_->broken.ok()) return room_->broken;
+  if (room_->posted) return Status(Code::remote_error, "an error was posted: " + *room_->posted);
+  return Status();
+}
+
+std::string LocalBootstrap::absent() const {
+  std::string list;
+  uint32_t count = 0;
+  for (Rank rank = 0; rank < room_->ranks; ++rank) {
+    if (room_->present[rank] || ++count > 16) continue;
+    list += (list.empty() ? "" : ", ") + std::to_string(rank);
+  }
+  return "rank " + std::to_string(rank_) + ": " + std::to_string(count) +
+         " ranks have not come in time: " + list + (count > 16 ? ", ..." : "");
+}
+
+Result<std::shared_ptr<const Blobs>> LocalBootstrap::meet(const std::string& mine,
+                                                          Deadline deadline) {
+  Room& room = *room_;
+  std::unique_lock lock(room.mutex);
+  TUTTI_RETURN_IF_ERROR(interruption());
+  const uint64_t round = room.round;
+  room.collecting[rank_] = mine;
+  room.present[rank_] = true;
+  if (++room.arrived == room.ranks) {
+    room.published = std::make_shared<const Blobs>(std::move(room.collecting));
+    room.collecting.assign(room.ranks, {});
+    room.present.assign(room.ranks, false);
+    room.arrived = 0;
+    ++room.round;
+    room.changed.notify_all();
+    return room.published;
+  }
+  auto over = [&] { return room.round != round || !interruption().ok(); };
+  bool in_time = room.changed.wait_until(lock, deadline, over);
+  // Nobody can enter the next round before all have left this one: `published` is still ours.
+  if (room.round != round) return room.published;
+  if (!in_time && room.broken.ok()) {
+    room.broken = Status(Code::timeout, absent());
+    room.changed.notify_all();
+  }
+  return interruption();
+}
+
+Result<Blobs> LocalBootstrap::all_gather(const std::string& mine, Deadline deadline) {
+  if (mine.size() > k_max_blob) {
+    return Status(Code::invalid_argument, "a blob of " + std::to_string(mine.size()) +
+                                              " bytes, at most " + std::to_string(k_max_blob));
+  }
+  Result<std::shared_ptr<const Blobs>> all = meet(mine, deadline);
+  if (!all.ok()) return all.status();
+  return Blobs(**all);
+}
+
+void LocalBootstrap::post_error(const std::string& record) {
+  std::lock_guard lock(room_->mutex);
+  if (!room_->posted) room_->posted = record;
+  room_->changed.notify_all();
+}
+
+std::optional<std::string> LocalBootstrap::posted_error() {
+  std::lock_guard lock(room_->mutex);
+  return room_->posted;
+}
+
+Status LocalBootstrap::progress() {
+  std::lock_guard lock(room_->mutex);
+  return room_->broken;
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Bootstrap>> Bootstrap::local(uint32_t ranks) {
+  auto room = std::make_shared<Room>(ranks);
+  std::vector<std::unique_ptr<Bootstrap>> all;
+  for (Rank rank = 0; rank < ranks; ++rank) {
+    all.push_back(std::make_unique<LocalBootstrap>(rank, room));
+  }
+  return all;
+}
+
+}  // namespace tutti
