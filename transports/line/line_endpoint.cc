@@ -1,0 +1,391 @@
+// LineEndpoint: see line_endpoint.h. The hot path is send -> publish and peek_at -> release.
+#include "transports/line/line_endpoint.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "transports/line/line_transport.h"
+
+namespace tutti::line {
+namespace {
+
+// Unsuccessful polls between two looks at whether the peer is still there.
+constexpr uint32_t k_idle_mask = 63;
+
+size_t total_of(std::span<const iovec> pieces) {
+  size_t total = 0;
+  for (const iovec& piece : pieces) total += piece.iov_len;
+  return total;
+}
+
+void gather(std::byte* dst, std::span<const iovec> pieces) {
+  for (const iovec& piece : pieces) {
+    if (piece.iov_len == 0) continue;
+    std::memcpy(dst, piece.iov_base, piece.iov_len);
+    dst += piece.iov_len;
+  }
+}
+
+}  // namespace
+
+// Slot i serves the messages whose number is i modulo the ring. Made on first use.
+struct LineEndpoint::Slots {
+  // Another endpoint that was given a message of a slot, as its message number `index`.
+  struct Sharer {
+    const LineEndpoint* endpoint;
+    uint64_t index;
+  };
+  struct Slot {
+    size_t reserved = 0;  // bytes of it that may be touched
+    std::vector<Sharer> sharers;
+  };
+  uint64_t offset = 0;
+  size_t stride = 0;
+  std::vector<Slot> slots;
+  alignas(64) std::byte small[k_inline_bytes];  // what reserve() hands out for inline messages
+};
+
+LineEndpoint::LineEndpoint(LineTransport& transport, Rank peer, Channel& mine, uint64_t slot_bytes)
+    : Endpoint(peer, mine.lane),
+      out_(mine.lines()),
+      out_mask_(mine.ring - 1),
+      credits_(mine.credits),
+      peer_bell_(&transport.arena_of(peer)->bell()),
+      my_ack_(&mine.consumed),
+      peer_arena_(transport.arena_of(peer)),
+      transport_(transport),
+      slot_bytes_(slot_bytes) {}
+
+LineEndpoint::~LineEndpoint() = default;
+
+// --- sending
+
+bool LineEndpoint::refresh_credit() {
+  if (peer_ack_ == nullptr && !attach()) return false;
+  acked_ = std::max(acked_, peer_ack_->load(std::memory_order_acquire));
+  return sent_ - acked_ < credits_;
+}
+
+Io LineEndpoint::out_of_credit() {
+  if ((++idle_ & k_idle_mask) == 0) transport_.look_after(*this);
+  return broken_ ? Io::failed : Io::again;
+}
+
+void LineEndpoint::publish(uint64_t signature, uint32_t tag) {
+  Line& line = out(sent_);
+  line.signature = signature;
+  line.head.store(pack_head(sent_, tag, consumed_), std::memory_order_release);
+  ++sent_;
+  ring(*peer_bell_);
+}
+
+void LineEndpoint::publish_place(uint64_t signature, uint32_t tag, const Place& place) {
+  std::memcpy(out(sent_).payload, &place, sizeof place);
+  publish(signature, tag);
+}
+
+void LineEndpoint::publish_slot(uint64_t signature, size_t bytes) {
+  slot_owner_ = this;
+  slot_index_ = sent_ & out_mask_;
+  publish_place(signature, k_tag_slot, {bytes, slots_->offset + slot_index_ * slots_->stride, 0});
+}
+
+Io LineEndpoint::send(uint64_t signature, std::span<const iovec> pieces) {
+  if (!has_credit()) [[unlikely]]
+    return out_of_credit();
+  if (pieces.size() == 1 && pieces[0].iov_len <= k_inline_bytes) {
+    copy_small(out(sent_).payload, static_cast<const std::byte*>(pieces[0].iov_base),
+               pieces[0].iov_len);
+    publish(signature, static_cast<uint32_t>(pieces[0].iov_len));
+    return Io::done;
+  }
+  const size_t total = total_of(pieces);
+  if (total > k_inline_bytes) return send_in_slot(signature, pieces, total);
+  gather(out(sent_).payload, pieces);
+  publish(signature, static_cast<uint32_t>(total));
+  return Io::done;
+}
+
+Io LineEndpoint::send_in_slot(uint64_t signature, std::span<const iovec> pieces, size_t total) {
+  std::byte* slot = take_slot(total);
+  if (slot == nullptr) return out_of_credit();
+  gather(slot, pieces);
+  publish_slot(signature, total);
+  return Io::done;
+}
+
+bool LineEndpoint::sharers_done(size_t index) {
+  auto& sharers = slots_->slots[index].sharers;
+  std::erase_if(sharers, [](const Slots::Sharer& sharer) {
+    return sharer.endpoint->broken_ || sharer.endpoint->consumed() > sharer.index;
+  });
+  return sharers.empty();
+}
+
+std::byte* LineEndpoint::take_slot(size_t bytes) {
+  const size_t index = sent_ & out_mask_;
+  if (slots_ != nullptr && bytes <= k_inline_bytes) return slots_->small;
+  if (slots_ != nullptr && !slots_->slots.empty()) {
+    if (!sharers_done(index)) return nullptr;
+    if (bytes <= slots_->slots[index].reserved) {
+      return transport_.arena().at(slots_->offset + index * slots_->stride);
+    }
+  }
+  auto slot = reserve_slot(bytes, index);
+  if (!slot) {
+    break_with(slot.status());
+    return nullptr;
+  }
+  return *slot;
+}
+
+// The first message through a slot, or one larger than all before it.
+Result<std::byte*> LineEndpoint::reserve_slot(size_t bytes, size_t index) {
+  OwnedArena& arena = transport_.arena();
+  if (bytes > std::max(slot_bytes_, k_inline_bytes)) {
+    return Status(Code::invalid_argument, "a message of " + std::to_string(bytes) +
+                                              " bytes to rank " + std::to_string(peer()) +
+                                              " exceeds the slot of " +
+                                              std::to_string(slot_bytes_) + " bytes");
+  }
+  if (slots_ == nullptr) slots_ = std::make_unique<Slots>();
+  if (bytes <= k_inline_bytes) return slots_->small;
+  const size_t ring = out_mask_ + 1;
+  if (slots_->slots.empty()) {
+    const size_t unit = slot_bytes_ >= k_page ? k_page : sizeof(Line);
+    slots_->stride = (slot_bytes_ + unit - 1) / unit * unit;
+    auto offset = slots_->stride < k_page ? arena.allocate(slots_->stride * ring)
+                                          : arena.allocate_lazy(slots_->stride * ring);
+    if (!offset) return offset.status();
+    slots_->offset = *offset;
+    slots_->slots.resize(ring);
+    if (slots_->stride < k_page) {
+      for (Slots::Slot& slot : slots_->slots) slot.reserved = slots_->stride;
+    }
+  }
+  Slots::Slot& slot = slots_->slots[index];
+  const uint64_t at = slots_->offset + index * slots_->stride;
+  if (slot.reserved < bytes) {
+    // Whole powers of two, so that slowly growing messages do not cost a system call each.
+    const size_t want = std::min(slots_->stride, std::bit_ceil(std::max(bytes, k_page)));
+    if (Status s = arena.reserve(at, want); !s.ok()) return s;
+    slot.reserved = want;
+  }
+  return arena.at(at);
+}
+
+std::byte* LineEndpoint::reserve(size_t bytes) {
+  if (!has_credit()) {
+    (void)out_of_credit();
+    return nullptr;
+  }
+  std::byte* memory = take_slot(bytes);
+  if (memory != nullptr) reserved_ = bytes + 1;
+  return memory;
+}
+
+void LineEndpoint::commit(uint64_t signature, size_t bytes) {
+  if (reserved_ == 0 || bytes >= reserved_) {
+    break_with(Status(Code::internal_error,
+                      "commit of " + std::to_string(bytes) + " bytes without a matching reserve"));
+    return;
+  }
+  const bool in_small = reserved_ - 1 <= k_inline_bytes;
+  reserved_ = 0;
+  if (bytes > k_inline_bytes) {
+    publish_slot(signature, bytes);
+    return;
+  }
+  const std::byte* from =
+      in_small ? slots_->small
+               : transport_.arena().at(slots_->offset + (sent_ & out_mask_) * slots_->stride);
+  copy_small(out(sent_).payload, from, bytes);
+  publish(signature, static_cast<uint32_t>(bytes));
+}
+
+Io LineEndpoint::share(uint64_t signature, Endpoint& first) {
+  auto& origin = static_cast<LineEndpoint&>(first);
+  if (origin.sent_ == 0) {
+    break_with(Status(Code::invalid_usage, "share() before anything was committed"));
+    return Io::failed;
+  }
+  if (!has_credit()) return out_of_credit();
+  // The last line of `first` lies in this rank's arena and changes only with its next message.
+  const Line& line = origin.out(origin.sent_ - 1);
+  const uint32_t tag = tag_of(line.head.load(std::memory_order_relaxed));
+  std::memcpy(out(sent_).payload, line.payload, k_inline_bytes);
+  if (tag == k_tag_slot) {
+    // The slot may itself have been shared to `first`: its readers are kept where it lives.
+    slot_owner_ = origin.slot_owner_;
+    slot_index_ = origin.slot_index_;
+    slot_owner_->slots_->slots[slot_index_].sharers.push_back({this, sent_});
+  } else if (tag == k_tag_ref) {
+    last_ref_ = sent_ + 1;
+  }
+  publish(signature, tag);
+  return Io::done;
+}
+
+Io LineEndpoint::send_ref(uint64_t signature, const void* memory, size_t bytes) {
+  if (!has_credit()) [[unlikely]]
+    return out_of_credit();
+  MemoryRef ref;
+  const Io io = transport_.export_ref(*this, memory, bytes, &ref);
+  if (io != Io::done) return io == Io::again ? out_of_credit() : io;
+  publish_place(signature, k_tag_ref, {bytes, ref.offset, ref.segment});
+  last_ref_ = sent_;
+  return Io::done;
+}
+
+uint64_t LineEndpoint::consumed() const {
+  if (acked_ == sent_) return acked_;
+  const Channel* theirs =
+      peer_ack_ != nullptr ? nullptr : peer_arena_->find_channel(transport_.rank(), lane());
+  const std::atomic<uint64_t>* ack = theirs != nullptr ? &theirs->consumed : peer_ack_;
+  return ack == nullptr ? acked_ : std::max(acked_, ack->load(std::memory_order_acquire));
+}
+
+// --- receiving
+
+bool LineEndpoint::attach() {
+  Channel* theirs = peer_arena_->find_channel(transport_.rank(), lane());
+  if (theirs == nullptr) return false;
+  if (theirs->credits != credits_ || theirs->slot_bytes != slot_bytes_) {
+    break_with(Status(Code::invalid_usage,
+                      "rank " + std::to_string(peer()) + " opened lane " + std::to_string(lane()) +
+                          " with " + std::to_string(theirs->credits) + " credits of " +
+                          std::to_string(theirs->slot_bytes) + " bytes, this rank with " +
+                          std::to_string(credits_) + " of " + std::to_string(slot_bytes_)));
+    return false;
+  }
+  in_mask_ = theirs->ring - 1;
+  in_ = theirs->lines();
+  peer_ack_ = &theirs->consumed;
+  return true;
+}
+
+Io LineEndpoint::peek_at(uint32_t k, Message* message) {
+  if (in_ == nullptr && !attach()) [[unlikely]]
+    return nothing_arrived(k);
+  const uint64_t index = consumed_ + k;
+  const Line& line = in_[index & in_mask_];
+  const uint64_t head = line.head.load(std::memory_order_acquire);
+  if (!announces(head, index)) return nothing_arrived(k);
+  const uint32_t newly_acked = acked_of(head) - static_cast<uint32_t>(acked_);
+  if (static_cast<int32_t>(newly_acked) > 0) acked_ += newly_acked;
+  if (index >= seen_) seen_ = index + 1;
+  message->signature = line.signature;
+  const uint32_t tag = tag_of(head);
+  if (tag <= k_inline_bytes) [[likely]] {
+    message->bytes = tag;
+    message->data = line.payload;
+    return Io::done;
+  }
+  return read_line(line, head, message);
+}
+
+Io LineEndpoint::read_line(const Line& line, uint64_t head, Message* message) {
+  Place place;
+  std::memcpy(&place, line.payload, sizeof place);
+  message->bytes = place.bytes;
+  if (tag_of(head) == k_tag_slot) {
+    message->data = peer_arena_->at(place.offset);
+    if (message->data != nullptr) return Io::done;
+    break_with(Status(Code::system_error, "the arena of rank " + std::to_string(peer()) +
+                                              " cannot be mapped at offset " +
+                                              std::to_string(place.offset)));
+    return Io::failed;
+  }
+  auto address = transport_.import_ref(peer(), {place.segment, place.offset}, place.bytes);
+  if (!address) {
+    break_with(address.status());
+    return Io::failed;
+  }
+  message->data = *address;
+  return Io::done;
+}
+
+Io LineEndpoint::nothing_arrived(uint32_t k) {
+  if ((++idle_ & k_idle_mask) == 0) transport_.look_after(*this);
+  if (!broken_) return Io::again;
+  // It may have arrived between the poll and the peer's end.
+  if (in_ == nullptr) return Io::failed;
+  const uint64_t index = consumed_ + k;
+  const bool arrived = announces(in_[index & in_mask_].head.load(std::memory_order_acquire), index);
+  return arrived ? Io::again : Io::failed;
+}
+
+Status LineEndpoint::fetch(size_t offset, std::span<std::byte> dst) {
+  Message message;
+  const Io io = peek_at(0, &message);
+  if (io != Io::done) {
+    return io == Io::failed ? status_ : Status(Code::invalid_usage, "fetch without a message");
+  }
+  if (offset > message.bytes || dst.size() > message.bytes - offset) {
+    return Status(Code::invalid_argument, "fetch of bytes " + std::to_string(offset) + "+" +
+                                              std::to_string(dst.size()) + " of a message of " +
+                                              std::to_string(message.bytes));
+  }
+  if (dst.empty()) return {};
+  if (message.data != nullptr) {
+    std::memcpy(dst.data(), message.data + offset, dst.size());
+    return {};
+  }
+  Place place;
+  std::memcpy(&place, in_[consumed_ & in_mask_].payload, sizeof place);
+  return transport_.remote_read(peer(), place.offset + offset, dst);
+}
+
+void LineEndpoint::release() {
+  ++consumed_;
+  my_ack_->store(consumed_, std::memory_order_release);
+  ring(*peer_bell_);
+}
+
+Io LineEndpoint::recv(std::span<const iovec> pieces, uint64_t* signature, size_t* bytes) {
+  Message message;
+  const Io io = peek_at(0, &message);
+  if (io != Io::done) return io;
+  *signature = message.signature;
+  *bytes = message.bytes;
+  if (message.bytes > total_of(pieces)) return Io::failed;
+  size_t offset = 0;
+  for (const iovec& piece : pieces) {
+    const size_t part = std::min(piece.iov_len, message.bytes - offset);
+    if (part == 0) continue;
+    auto* dst = static_cast<std::byte*>(piece.iov_base);
+    if (message.data != nullptr) {
+      std::memcpy(dst, message.data + offset, part);
+    } else if (Status s = fetch(offset, {dst, part}); !s.ok()) {
+      break_with(std::move(s));
+      return Io::failed;
+    }
+    offset += part;
+  }
+  release();
+  return Io::done;
+}
+
+// --- for the transport
+
+Status LineEndpoint::status() const { return status_; }
+
+bool LineEndpoint::has_news() {
+  if (in_ == nullptr && !attach()) return false;
+  bool news = false;
+  if (announces(in_[seen_ & in_mask_].head.load(std::memory_order_acquire), seen_)) {
+    ++seen_;
+    news = true;
+  }
+  const uint64_t before = std::exchange(acked_, consumed());
+  return acked_ != before || news;
+}
+
+void LineEndpoint::break_with(Status status) {
+  if (broken_) return;
+  status_ = std::move(status);
+  broken_ = true;
+}
+
+}  // namespace tutti::line
