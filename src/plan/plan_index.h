@@ -83,6 +83,11 @@ class PlanIndex {
   uint32_t out_channel(uint32_t lane, uint32_t key, uint32_t& hint) const {
     return find(out_, lane, key, hint);
   }
+  // The channel on which `lane` sends to the peer key, or k_none.
+  uint32_t find_out(uint32_t lane, uint32_t key) const {
+    uint32_t hint = 0;
+    return find(out_, lane, key, hint);
+  }
   // Channel of a receiving step (recv, recv_reduce, wait) of `lane`.
   uint32_t in_channel(uint32_t lane, uint32_t key, uint32_t& hint) const {
     return in_channel_[find(in_, lane, key, hint)];

@@ -8,6 +8,9 @@
 
 namespace tutti {
 
+// Plans with more chunks in all ranks together are not run: about 2 GiB of symbols.
+inline constexpr uint64_t k_max_verified_cells = uint64_t{1} << 27;
+
 // Progress, postcondition and same_bits, by running the plan on symbols.
 void prove_values(const PlanIndex& index, VerifyReport& report);
 

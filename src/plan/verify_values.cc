@@ -21,9 +21,6 @@ constexpr uint64_t mix(uint64_t x) {
   return x ^ (x >> 32);
 }
 
-// More cells than this are not run: about 2 GiB of symbols.
-constexpr uint64_t k_max_cells = uint64_t{1} << 27;
-
 struct Symbol {
   uint64_t sum = 0;
   uint64_t bits = 0;
@@ -78,7 +75,7 @@ class Values {
       : index_(index), shape_(index.shape()), report_(report), symbols_(shape_.collective) {}
 
   void prove() {
-    if (const uint64_t cells = CellMap(shape_).cells(); cells > k_max_cells) {
+    if (const uint64_t cells = CellMap(shape_).cells(); cells > k_max_verified_cells) {
       const std::string why = fmt::format("{} chunks are too many to run", cells);
       conclude(report_, &VerifyReport::progress, Verdict::unproven, why);
       return;
