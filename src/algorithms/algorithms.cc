@@ -6,9 +6,14 @@
 #include <algorithm>
 #include <array>
 
+#include "src/algorithms/binomial.h"
+#include "src/algorithms/bruck.h"
 #include "src/algorithms/direct.h"
 #include "src/algorithms/dissemination.h"
+#include "src/algorithms/double_binary_tree.h"
+#include "src/algorithms/halving_doubling.h"
 #include "src/algorithms/pairwise.h"
+#include "src/algorithms/recursive_doubling.h"
 #include "src/algorithms/ring.h"
 #include "src/algorithms/solo.h"
 
@@ -118,6 +123,128 @@ constexpr Entry k_dissemination[] = {
     {Collective::barrier, formula<dissemination::Barrier>, one_chunk, dissemination_cost},
 };
 
+// ---- trees
+
+void all_reduce_tree(const PlanRequest& request, Shape& shape) {
+  pipelined(request, shape);
+  shape.lanes = 4;
+}
+void broadcast_tree(const PlanRequest& request, Shape& shape) {
+  pipelined(request, shape);
+  shape.lanes = 2;
+}
+void reduce_tree(const PlanRequest& request, Shape& shape) {
+  broadcast_tree(request, shape);
+  shape.scratch = request.ranks > 2 ? shape.chunks : 0;
+}
+double levels(double n) { return ceil_log2(static_cast<uint32_t>(n)); }
+Cost all_reduce_tree_cost(double n, double c, const PlanRequest&) {
+  const double steps = 4 * levels(n) + 2 * c;
+  return {steps, steps / c, 1 + 2 * levels(n) / c};
+}
+Cost broadcast_tree_cost(double n, double c, const PlanRequest&) {
+  const double steps = 2 * levels(n) + c;
+  return {steps, steps / c, 0};
+}
+Cost reduce_tree_cost(double n, double c, const PlanRequest&) {
+  const double steps = 2 * levels(n) + c;
+  return {steps, steps / c, 1 + 2 * levels(n) / c};
+}
+constexpr Entry k_double_binary_tree[] = {
+    {Collective::all_reduce, formula<double_binary_tree::AllReduce>, all_reduce_tree,
+     all_reduce_tree_cost},
+    {Collective::broadcast, formula<double_binary_tree::Broadcast>, broadcast_tree,
+     broadcast_tree_cost},
+    {Collective::reduce, formula<double_binary_tree::Reduce>, reduce_tree, reduce_tree_cost},
+};
+
+void binomial_reduce(const PlanRequest& request, Shape& shape) {
+  shape.scratch = request.ranks > 2 ? 1 : 0;
+}
+// The largest subtree below the root that forwards anything.
+void binomial_blocks(const PlanRequest& request, Shape& shape) {
+  for (uint32_t v = 1; v < request.ranks; v *= 2)
+    if (const uint32_t reach = binomial::reach(v, request.ranks); reach > 1)
+      shape.scratch = std::max(shape.scratch, reach);
+  shape.credits = 2;
+}
+Cost binomial_broadcast_cost(double n, double, const PlanRequest&) {
+  return {levels(n), levels(n), 0};
+}
+Cost binomial_reduce_cost(double n, double, const PlanRequest&) {
+  return {levels(n), levels(n), levels(n)};
+}
+Cost binomial_blocks_cost(double n, double, const PlanRequest&) {
+  return {levels(n) + 2, n - 1, 0};
+}
+constexpr Entry k_binomial[] = {
+    {Collective::broadcast, formula<binomial::Broadcast>, one_chunk, binomial_broadcast_cost},
+    {Collective::reduce, formula<binomial::Reduce>, binomial_reduce, binomial_reduce_cost},
+    {Collective::gather, formula<binomial::Gather>, binomial_blocks, binomial_blocks_cost},
+    {Collective::scatter, formula<binomial::Scatter>, binomial_blocks, binomial_blocks_cost},
+};
+
+// ---- logarithmic exchanges
+
+void doubling_all_reduce(const PlanRequest& request, Shape& shape) {
+  shape.scratch = recursive_doubling::scratch_chunks({request.ranks, 1, 0, request.in_place});
+}
+Cost doubling_all_reduce_cost(double n, double, const PlanRequest&) {
+  const recursive_doubling::Fold fold(static_cast<uint32_t>(n));
+  const double m = fold.dimensions, folded = fold.extra > 0;
+  return {m + 2 * folded, m + 2 * folded, m + folded};
+}
+Cost logarithmic_gather_cost(double n, double, const PlanRequest&) { return {levels(n), n - 1, 0}; }
+Cost logarithmic_reduce_cost(double n, double, const PlanRequest&) {
+  return {levels(n), n - 1, n - 1};
+}
+constexpr Entry k_recursive_doubling[] = {
+    {Collective::all_reduce, formula<recursive_doubling::AllReduce>, doubling_all_reduce,
+     doubling_all_reduce_cost},
+    {Collective::all_gather, formula<recursive_doubling::AllGather>, one_chunk,
+     logarithmic_gather_cost},
+};
+
+void halving_all_reduce(const PlanRequest& request, Shape& shape) {
+  shape.chunks = 1u << floor_log2(request.ranks);
+}
+void halving_reduce_scatter(const PlanRequest& request, Shape& shape) {
+  shape.scratch = request.ranks > 2 ? request.ranks / 2 : 0;
+}
+Cost halving_all_reduce_cost(double n, double f, const PlanRequest&) {
+  const double folded = n > f, share = (f - 1) / f;
+  return {2 * levels(f) + 2 * folded, 2 * share + 2 * folded, share + folded};
+}
+constexpr Entry k_halving_doubling[] = {
+    {Collective::all_reduce, formula<halving_doubling::AllReduce>, halving_all_reduce,
+     halving_all_reduce_cost},
+    {Collective::reduce_scatter, formula<halving_doubling::ReduceScatter>, halving_reduce_scatter,
+     logarithmic_reduce_cost},
+    {Collective::all_gather, formula<halving_doubling::AllGather>, one_chunk,
+     logarithmic_gather_cost},
+};
+
+void two_credits(const PlanRequest&, Shape& shape) { shape.credits = 2; }
+void bruck_reduce_scatter(const PlanRequest& request, Shape& shape) {
+  shape.credits = 2;
+  shape.scratch = request.ranks > 2 ? bruck::held(request.ranks, 1) : 0;
+}
+void bruck_all_to_all(const PlanRequest& request, Shape& shape) {
+  shape.credits = 2;
+  shape.scratch = bruck::all_to_all_scratch(request.ranks);
+}
+Cost bruck_all_to_all_cost(double n, double, const PlanRequest&) {
+  double blocks = 0;
+  for (uint32_t k = 0; k < levels(n); ++k) blocks += bruck::with_bit(static_cast<uint32_t>(n), k);
+  return {levels(n) + 1, blocks, 0};
+}
+constexpr Entry k_bruck[] = {
+    {Collective::all_gather, formula<bruck::AllGather>, two_credits, logarithmic_gather_cost},
+    {Collective::reduce_scatter, formula<bruck::ReduceScatter>, bruck_reduce_scatter,
+     logarithmic_reduce_cost},
+    {Collective::all_to_all, formula<bruck::AllToAll>, bruck_all_to_all, bruck_all_to_all_cost},
+};
+
 // ---- the table
 
 struct Chapter {
@@ -127,9 +254,16 @@ struct Chapter {
   Status (*limits)(const PlanRequest& request);  // beyond the collectives; may be null
 };
 
-Status direct_limits(const PlanRequest& request) {
+Status no_all_to_all_in_place(const PlanRequest& request) {
   if (request.collective == Collective::all_to_all && request.in_place)
-    return {Code::unsupported, "direct all_to_all is not in place; pairwise is"};
+    return {Code::unsupported, "all_to_all in place: only pairwise"};
+  return {};
+}
+Status power_of_two_but_all_reduce(const PlanRequest& request) {
+  if (request.collective != Collective::all_reduce && lowest_bit(request.ranks) != request.ranks)
+    return {Code::unsupported,
+            fmt::format("{} by doubling or halving needs a power of two, not {} ranks: bruck",
+                        name(request.collective), request.ranks)};
   return {};
 }
 
@@ -140,9 +274,18 @@ constexpr Chapter k_chapters[] = {
     {"direct_two_shot", "each rank reduces its own chunk, then gives it to everyone",
      k_direct_two_shot, nullptr},
     {"direct", "one message between each pair of ranks, nothing forwarded", k_direct,
-     direct_limits},
+     no_all_to_all_in_place},
     {"pairwise", "all-to-all as permutations; a lane per pair for vector calls", k_pairwise,
      nullptr},
+    {"double_binary_tree", "two pipelined trees, half of the chunks each", k_double_binary_tree,
+     nullptr},
+    {"binomial", "the fewest steps from or to one root; small blocks", k_binomial, nullptr},
+    {"recursive_doubling", "whole blocks exchanged across a hypercube; small blocks",
+     k_recursive_doubling, power_of_two_but_all_reduce},
+    {"halving_doubling", "reduce-scatter by halving, all-gather by doubling", k_halving_doubling,
+     power_of_two_but_all_reduce},
+    {"bruck", "logarithmic steps at any number of ranks; small blocks", k_bruck,
+     no_all_to_all_in_place},
     {"dissemination", "barrier in ceil(log2 n) steps", k_dissemination, nullptr},
 };
 constexpr size_t k_count = std::size(k_chapters);
@@ -191,12 +334,24 @@ Shape plain_shape(const PlanRequest& request) {
   return shape;
 }
 
+PlanPtr solo(std::string_view algorithm, Shape shape) {
+  switch (shape.collective) {
+    case Collective::all_reduce:
+    case Collective::reduce:
+    case Collective::reduce_scatter:
+      return formula<SoloReduce>(algorithm, std::move(shape));
+    case Collective::barrier:
+      return formula<SoloBarrier>(algorithm, std::move(shape));
+    default:
+      return formula<SoloMove>(algorithm, std::move(shape));
+  }
+}
+
 PlanPtr chapter_make(const Chapter& chapter, const PlanRequest& request) {
   if (!chapter_supports(chapter, request).ok()) return nullptr;
   const Entry& entry = *find_entry(chapter, request.collective);
   Shape shape = plain_shape(request);
-  const bool moves_data = request.collective != Collective::barrier;
-  if (request.ranks == 1 && moves_data) return formula<Solo>(chapter.name, std::move(shape));
+  if (request.ranks == 1) return solo(chapter.name, std::move(shape));
   entry.form(request, shape);
   return entry.make(chapter.name, std::move(shape));
 }

@@ -18,7 +18,8 @@
 // (A rank's n-1 messages count as one step: they do not wait for each other.)
 //
 // Same bits. Floating-point addition is not associative, so the ranks of a one-shot all_reduce add
-// in the same order, by rank: each starts from rank 0's contribution and joins its own in its turn.
+// in the same order, by rank: each starts from rank 0's contribution and joins its own in its turn
+// (ranks 0 and 1 start from their own, for two operands commute).
 // In two-shot only the owner adds, and starts from its own.
 //
 // Order under zero-copy. Out of place nothing is written that anyone reads. In place one-shot sends
@@ -34,57 +35,32 @@ namespace tutti::direct {
 
 // The peer at distance 1 + i: rotated, so that not all ranks rush at one.
 TUTTI_HD constexpr Rank peer_at(Rank r, uint32_t i, uint32_t n) { return add_mod(r, i + 1, n); }
-// The i-th rank other than r.
-TUTTI_HD constexpr Rank other(Rank r, uint32_t i) { return i < r ? i : i + 1; }
 
-// Shape of one-shot: one chunk out of place, two and four scratch chunks in place.
-struct OneShot {
+struct OneShot {  // C = 1; in place C = 2, scratch 4
   TUTTI_HD static Step walk(const Params& p, Rank r, Lane, Cursor& at) {
-    if (!p.in_place) return out_of_place(p.ranks, r, at);
-    for (uint32_t c = 0; c < 2; ++c) {
-      const Step step = in_place(p.ranks, r, c, at);
+    for (uint32_t c = 0; c < p.chunks; ++c) {
+      const Step step = chunk(p, r, c, at);
       if (step.count > 0) return step;
     }
     return no_step();
   }
 
  private:
-  TUTTI_HD static Step out_of_place(uint32_t n, Rank r, Cursor& at) {
-    if (at.take(n - 1)) return send(peer_at(r, at.index(), n), in(0));
-    if (r == 0) {
-      if (at.take(n - 1)) {
-        const uint32_t i = at.index();
-        return recv_reduce(i + 1, out(0), i == 0 ? in(0) : out(0), 1, i == n - 2);
-      }
-      return no_step();
-    }
-    if (at.take(1)) return recv(0, out(0));
-    if (at.take(n - 1)) return join(n, r, 1 + at.index(), out(0), out(0), in(0));
-    return no_step();
-  }
-
-  TUTTI_HD static Step in_place(uint32_t n, Rank r, uint32_t c, Cursor& at) {
-    const Ref own = scratch(c), first = scratch(2 + c);
-    if (at.take(1)) return copy(own, out(c));
+  TUTTI_HD static Step chunk(const Params& p, Rank r, uint32_t c, Cursor& at) {
+    const uint32_t n = p.ranks;
+    const Ref own = p.in_place ? scratch(c) : in(c), first = p.in_place ? scratch(2 + c) : out(c);
+    if (at.take_if(p.in_place)) return copy(own, in(c));
     if (at.take(n - 1)) return send(peer_at(r, at.index(), n), own);
-    if (r == 0) {
-      if (at.take(n - 1))
-        return recv_reduce(at.index() + 1, out(c), out(c), 1, at.index() == n - 2);
-      return no_step();
+    if (r < 2) {  // a + b is b + a: the pass may start from the rank's own
+      if (!at.take(n - 1)) return no_step();
+      const uint32_t i = at.index();
+      return recv_reduce(i == 0 ? 1 - r : i + 1, out(c), i == 0 ? own : out(c), 1, i == n - 2);
     }
     if (at.take(1)) return recv(0, first);
-    if (at.take_if(r == 1)) return copy(out(c), first);
-    if (at.take(n - 1)) {
-      const uint32_t i = 1 + at.index();
-      return join(n, r, i, out(c), i == 1 ? first : out(c), own);
-    }
-    return no_step();
-  }
-
-  // Contribution i of a pass in rank order.
-  TUTTI_HD static Step join(uint32_t n, Rank r, uint32_t i, Ref dst, Ref so_far, Ref own) {
-    if (i == r) return reduce(dst, own, 1, i == n - 1);
-    return recv_reduce(i, dst, so_far, 1, i == n - 1);
+    if (!at.take(n - 1)) return no_step();
+    const uint32_t i = 1 + at.index();
+    if (i == r) return reduce(out(c), own, 1, i == n - 1);
+    return recv_reduce(i, out(c), i == 1 ? first : out(c), 1, i == n - 1);
   }
 };
 

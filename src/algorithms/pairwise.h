@@ -43,10 +43,10 @@ struct AllToAll {  // C = 1; scratch n in place
   // The lines of the drawing, each for all pairs at once: they do not wait for each other.
   TUTTI_HD static Step in_place(uint32_t n, Rank r, Cursor& at) {
     const uint32_t below = r, above = n - 1 - r;  // peers with which r is b, a
-    if (at.take(above)) return send(r + 1 + at.index(), out(r + 1 + at.index()));
+    if (at.take(above)) return send(r + 1 + at.index(), in(r + 1 + at.index()));
     if (at.take(2 * below)) {
       const Rank a = at.index() / 2;
-      return at.index() % 2 == 0 ? recv(a, scratch(a)) : send(a, out(a));
+      return at.index() % 2 == 0 ? recv(a, scratch(a)) : send(a, in(a));
     }
     if (at.take(2 * above)) {
       const Rank b = r + 1 + at.index() / 2;
