@@ -17,83 +17,169 @@ namespace HWY_NAMESPACE {
 
 using DF = hn::ScalableTag<float>;
 using VF = hn::Vec<DF>;
-// One 16-bit lane holds two codes: the even one low, the odd one high.
-using D16 = hn::Rebind<uint16_t, DF>;
+using DU = hn::RebindToUnsigned<DF>;
+// One 16-bit lane holds two codes: the even one low, the odd one high. A full vector of such lanes
+// widens to k_halves vectors of floats for the even codes and as many for the odd ones.
+using D16 = hn::ScalableTag<uint16_t>;
 using V16 = hn::Vec<D16>;
+constexpr size_t k_halves = HWY_LANES(uint16_t) / HWY_LANES(float);
 
-// Both encodings are exact in fp16, so a code in the upper byte of a 16-bit lane goes through fp16:
-// e5m2 is its upper half; e4m3 shifted right by one is a fp16 2^-8 times as large.
+HWY_INLINE V16 set16(int value) { return hn::Set(D16(), static_cast<uint16_t>(value)); }
+
+// fp16 codes in 16-bit lanes <-> floats. The floats to narrow are exact in fp16, or past its range.
+HWY_INLINE void widen(V16 half, VF (&out)[k_halves]) {
+#if HWY_TARGET == HWY_SCALAR
+  out[0] = half_to_float(DF(), half);
+#else
+  const hn::Half<D16> dh;
+  out[0] = half_to_float(DF(), hn::LowerHalf(dh, half));
+  out[1] = half_to_float(DF(), hn::UpperHalf(dh, half));
+#endif
+}
+HWY_INLINE V16 narrow(const VF (&in)[k_halves]) {
+#if HWY_TARGET == HWY_SCALAR
+  return float_to_half(DF(), in[0]);
+#else
+  return hn::Combine(D16(), float_to_half(DF(), in[1]), float_to_half(DF(), in[0]));
+#endif
+}
+
+// Both encodings are exact in fp16, so codes go through fp16 in 16-bit lanes: e5m2 is the upper
+// half of a fp16; e4m3 with its magnitude one bit lower is a fp16 1/256 as large. Sums of e4m3 stay
+// at 1/256 all the way (a power of two, far from both ends of fp32: every bit is the same);
+// products may not.
 //
-// kScale: what the accumulators hold is 1/kScale of the value. A sum of e4m3 stays at 1/256 all the
-// way (a power of two, far from both ends of fp32, so every bit is the same); a product may not.
+// Narrowing saturates to the largest finite value, infinities too, as CUDA's fp8 types do.
 struct E5M2 {
   static constexpr int k_digits = 3;
-  static constexpr float k_max = 57344.0f;
+  static constexpr float k_scale = 1.0f;
+  static constexpr float k_limit = 65536.0f;  // anything that saturates
 
-  static HWY_INLINE V16 to_half(V16 upper) { return upper; }
-  static HWY_INLINE V16 from_half(V16 half) { return half; }
+  static HWY_INLINE V16 even_half(V16 codes) { return hn::ShiftLeft<8>(codes); }
+  static HWY_INLINE V16 odd_half(V16 codes) { return hn::And(codes, set16(0xFF00)); }
+  static HWY_INLINE V16 to_codes(V16 even, V16 odd) {
+    return hn::Or(hn::ShiftRight<8>(limit(even)), limit(odd));
+  }
+  // A code in the upper byte, the lower byte zero.
+  static HWY_INLINE V16 limit(V16 half) {
+    const hn::RebindToSigned<D16> di;
+    const auto magnitude = hn::BitCast(di, hn::And(half, set16(0x7FFF)));
+    const auto nan = hn::Gt(magnitude, hn::Set(di, int16_t{0x7C00}));
+    const auto limited = hn::BitCast(D16(), hn::Min(magnitude, hn::Set(di, int16_t{0x7B00})));
+    const auto number = hn::Or(limited, hn::And(half, set16(0x8000)));
+    return hn::IfThenElse(hn::RebindMask(D16(), nan), set16(0x7F00), number);
+  }
 };
 
 struct E4M3 {
   static constexpr int k_digits = 4;
-  static constexpr float k_max = 448.0f / 256;
+  static constexpr float k_scale = 256.0f;
+  static constexpr float k_limit = 2.0f;
 
-  static HWY_INLINE V16 to_half(V16 upper) {
+  static HWY_INLINE V16 even_half(V16 codes) { return odd_half(hn::ShiftLeft<8>(codes)); }
+  // Codes that are NaN come out as 480 and are known by their mask alone.
+  static HWY_INLINE V16 odd_half(V16 codes) {
     const hn::RebindToSigned<D16> di;
-    const auto shifted = hn::And(hn::BitCast(D16(), hn::ShiftRight<1>(hn::BitCast(di, upper))),
-                                 hn::Set(D16(), uint16_t{0xBFFF}));
-    const auto nan =
-        hn::Eq(hn::And(upper, hn::Set(D16(), uint16_t{0x7F00})), hn::Set(D16(), uint16_t{0x7F00}));
-    return hn::Or(shifted, hn::IfThenElseZero(nan, hn::Set(D16(), uint16_t{0x7FFF})));
+    const auto shifted = hn::BitCast(D16(), hn::ShiftRight<1>(hn::BitCast(di, codes)));
+    return hn::And(shifted, set16(0xBF80));
   }
-  // The upper byte of the result is the code.
-  static HWY_INLINE V16 from_half(V16 half) {
-    const auto magnitude = hn::And(hn::ShiftLeft<1>(half), hn::Set(D16(), uint16_t{0x7F00}));
-    return hn::Or(magnitude, hn::And(half, hn::Set(D16(), uint16_t{0x8000})));
+  // All ones in the bytes that hold a NaN.
+  static HWY_INLINE V16 nan_bytes(V16 codes) {
+#if HWY_TARGET == HWY_SCALAR
+    const int pair = hn::GetLane(codes);
+    return set16(((pair & 0x7F) == 0x7F ? 0xFF : 0) | ((pair & 0x7F00) == 0x7F00 ? 0xFF00 : 0));
+#else
+    const hn::Repartition<uint8_t, D16> d8;
+    const auto bytes = hn::Or(hn::BitCast(d8, codes), hn::Set(d8, uint8_t{0x80}));
+    return hn::BitCast(D16(), hn::VecFromMask(d8, hn::Eq(bytes, hn::Set(d8, uint8_t{0xFF}))));
+#endif
+  }
+  static HWY_INLINE V16 to_codes(V16 even, V16 odd) {
+    return hn::Or(hn::ShiftRight<8>(limit(even)), limit(odd));
+  }
+  static HWY_INLINE V16 limit(V16 half) {
+    const hn::RebindToSigned<D16> di;
+    const auto magnitude = hn::BitCast(di, hn::And(half, set16(0x7FFF)));
+    const auto limited = hn::BitCast(D16(), hn::Min(magnitude, hn::Set(di, int16_t{0x3F00})));
+    return hn::Or(hn::ShiftLeft<1>(limited), hn::And(half, set16(0x8000)));
   }
 };
 
 template <class Code, bool kProduct>
 struct Float8 {
-  static constexpr size_t k_accs = 2;
-  static constexpr size_t k_bytes = HWY_LANES(float) * 2;
-  static constexpr bool k_scaled = std::is_same_v<Code, E4M3> && kProduct;
+  using Packed = V16;
+  static constexpr bool k_e4m3 = std::is_same_v<Code, E4M3>;
+  static constexpr size_t k_accs = 2 * k_halves;
+  static constexpr size_t k_bytes = HWY_LANES(uint16_t) * 2;
   struct Acc {
-    VF v[2];
+    VF even[k_halves];
+    VF odd[k_halves];
+    V16 nan;  // e4m3 only
   };
 
   HWY_INLINE Acc load(const uint8_t* p) const {
     const V16 codes = load_bytes(D16(), p);
-    return {{decode(hn::ShiftLeft<8>(codes)),
-             decode(hn::And(codes, hn::Set(D16(), uint16_t{0xFF00})))}};
-  }
-  HWY_INLINE Acc combine(Acc a, Acc b) const {
-    if constexpr (kProduct) {
-      return {{hn::Mul(a.v[0], b.v[0]), hn::Mul(a.v[1], b.v[1])}};
+    Acc acc;
+    widen(Code::even_half(codes), acc.even);
+    widen(Code::odd_half(codes), acc.odd);
+    if constexpr (k_e4m3) {
+      acc.nan = Code::nan_bytes(codes);
     } else {
-      return {{hn::Add(a.v[0], b.v[0]), hn::Add(a.v[1], b.v[1])}};
+      acc.nan = hn::Zero(D16());
     }
+    if constexpr (kProduct && k_e4m3) {
+      TUTTI_UNROLL
+      for (size_t h = 0; h < k_halves; ++h) {
+        acc.even[h] = hn::Mul(acc.even[h], hn::Set(DF(), Code::k_scale));
+        acc.odd[h] = hn::Mul(acc.odd[h], hn::Set(DF(), Code::k_scale));
+      }
+    }
+    return acc;
   }
-  HWY_INLINE V16 finish(Acc a) const {
-    const V16 even = encode(divider.apply(DF(), a.v[0]));
-    const V16 odd = encode(divider.apply(DF(), a.v[1]));
-    return hn::Or(hn::ShiftRight<8>(even), hn::And(odd, hn::Set(D16(), uint16_t{0xFF00})));
+  HWY_INLINE Acc combine(Acc a, const Acc& b) const {
+    TUTTI_UNROLL
+    for (size_t h = 0; h < k_halves; ++h) {
+      if constexpr (kProduct) {
+        a.even[h] = hn::Mul(a.even[h], b.even[h]);
+        a.odd[h] = hn::Mul(a.odd[h], b.odd[h]);
+      } else {
+        a.even[h] = hn::Add(a.even[h], b.even[h]);
+        a.odd[h] = hn::Add(a.odd[h], b.odd[h]);
+      }
+    }
+    if constexpr (k_e4m3) a.nan = hn::Or(a.nan, b.nan);
+    return a;
+  }
+  HWY_INLINE V16 finish(Acc acc) const {
+    TUTTI_UNROLL
+    for (size_t h = 0; h < k_halves; ++h) {
+      acc.even[h] = round(divider.apply(DF(), acc.even[h]));
+      acc.odd[h] = round(divider.apply(DF(), acc.odd[h]));
+    }
+    const V16 even = narrow(acc.even), odd = narrow(acc.odd);
+    const V16 codes = Code::to_codes(even, odd);
+    if constexpr (!k_e4m3) return codes;
+    V16 nan = acc.nan;
+    if constexpr (kProduct) nan = hn::Or(nan, nan_halves(even, odd));
+    return hn::Or(hn::AndNot(nan, codes), hn::And(nan, set16(0x7F7F)));
   }
   HWY_INLINE void store(V16 v, uint8_t* p) const { store_bytes(D16(), v, p); }
 
-  static HWY_INLINE VF decode(V16 upper) {
-    const VF v = half_to_float(DF(), Code::to_half(upper));
-    return k_scaled ? hn::Mul(v, hn::Set(DF(), 256.0f)) : v;
+  // Onto the grid of the code. Sums stay in the range of round_to_grid; products can leave it, and
+  // can be inf * 0.
+  static HWY_INLINE VF round(VF v) {
+    if constexpr (!kProduct) return round_to_grid<Code::k_digits, -14>(DF(), v);
+    const VF scaled = hn::Mul(v, hn::Set(DF(), 1 / Code::k_scale));
+    const VF limit = hn::Set(DF(), Code::k_limit);
+    const VF clamped = hn::Min(hn::Max(scaled, hn::Neg(limit)), limit);
+    return hn::IfThenElse(hn::IsNaN(v), v, round_to_grid<Code::k_digits, -14>(DF(), clamped));
   }
-  // Saturates to the largest finite value, infinities too, as CUDA's fp8 types do; then every
-  // rounded value is exact in fp16. The upper byte of a lane is the code.
-  static HWY_INLINE V16 encode(VF v) {
-    const VF x = k_scaled ? hn::Mul(v, hn::Set(DF(), 1.0f / 256)) : v;
-    const VF max = hn::Set(DF(), Code::k_max);
-    const VF clamped = hn::Min(hn::Max(x, hn::Neg(max)), max);
-    const VF rounded = round_to_grid<Code::k_digits, -14>(DF(), clamped);
-    const auto nan = hn::BitCast(DF(), hn::Set(hn::RebindToUnsigned<DF>(), 0x7FFFFFFFu));
-    return Code::from_half(float_to_half(DF(), hn::IfThenElse(hn::IsNaN(x), nan, rounded)));
+  static HWY_INLINE V16 nan_halves(V16 even, V16 odd) {
+    const auto limit = set16(0x7C00), magnitude = set16(0x7FFF);
+    const auto low = hn::Gt(hn::And(even, magnitude), limit);
+    const auto high = hn::Gt(hn::And(odd, magnitude), limit);
+    return hn::Or(hn::ShiftRight<8>(hn::VecFromMask(D16(), low)),
+                  hn::And(hn::VecFromMask(D16(), high), set16(0xFF00)));
   }
 
   Divider<float> divider;

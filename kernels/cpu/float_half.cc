@@ -29,6 +29,7 @@ HWY_INLINE VF combine_lanes(VF a, VF b) {
 template <bool kProduct>
 struct Float16 {
   using D16 = hn::Rebind<uint16_t, DF>;
+  using Packed = hn::Vec<D16>;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(float) * 2;
   struct Acc {
@@ -51,6 +52,7 @@ struct Float16 {
 // shuffle.
 template <bool kProduct>
 struct BFloat16 {
+  using Packed = hn::Vec<DU>;
   static constexpr size_t k_accs = 2;
   static constexpr size_t k_bytes = HWY_LANES(float) * 4;
   struct Acc {

@@ -17,6 +17,7 @@ template <class T, bool kProduct>
 struct WideFloat {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
+  using Packed = V;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(T) * sizeof(T);
   struct Acc {

@@ -27,15 +27,16 @@ HWY_INLINE V canonical_nan(D d, V v) {
 }
 
 // Rounds to `kDigits` significant bits, to nearest even, but no finer than the spacing just above
-// 2^kMinExponent: the grid of a narrow float, denormals included. |v| below 2^100; NaN stays NaN.
+// 2^kMinExponent: the grid of a narrow float, denormals included. |v| below 2^100, or infinite, or
+// NaN, which stay.
 // Adding 1.5 * 2^(exponent + 24 - kDigits) makes the adder round at that place.
 template <int kDigits, int kMinExponent, class D, class V = hn::Vec<D>>
 HWY_INLINE V round_to_grid(D df, V v) {
-  const hn::RebindToSigned<D> di;
-  const auto exponent = hn::And(hn::BitCast(di, v), hn::Set(di, 0x7F800000));
-  const auto clamped = hn::Max(exponent, hn::Set(di, (127 + kMinExponent) << 23));
+  const hn::RebindToUnsigned<D> du;
+  const auto exponent = hn::And(hn::BitCast(du, v), hn::Set(du, 0x7F800000u));
+  const auto clamped = hn::Max(exponent, hn::Set(du, uint32_t{127 + kMinExponent} << 23));
   const auto magic =
-      hn::BitCast(df, hn::Add(clamped, hn::Set(di, ((24 - kDigits) << 23) + 0x400000)));
+      hn::BitCast(df, hn::Add(clamped, hn::Set(du, (uint32_t{24 - kDigits} << 23) + 0x400000u)));
   const auto rounded = hn::Sub(hn::Add(v, magic), magic);
   return hn::Or(rounded, hn::And(v, hn::Set(df, -0.0f)));  // a negative that became zero is -0
 }
@@ -59,7 +60,7 @@ HWY_INLINE hn::Vec<D> half_to_float(D df, V16 code) {
 #endif
 }
 
-// To nearest even; the NaN in must be canonical, so is the one out.
+// To nearest even; a canonical NaN stays canonical.
 template <class D>
 HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> float_to_half(D df, hn::Vec<D> v) {
   const hn::Rebind<uint16_t, D> du16;

@@ -35,6 +35,7 @@ HWY_INLINE hn::Vec<hn::ScalableTag<T>> multiply(hn::Vec<hn::ScalableTag<T>> a,
 template <class T, bool kProduct>
 struct Integer {
   using D = hn::ScalableTag<T>;
+  using Packed = hn::Vec<D>;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(T) * sizeof(T);
   struct Acc {

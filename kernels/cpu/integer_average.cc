@@ -24,6 +24,7 @@ namespace HWY_NAMESPACE {
 struct Average8 {
   using DF = hn::ScalableTag<float>;
   using D = hn::Rebind<uint8_t, DF>;
+  using Packed = hn::Vec<D>;
   using DI = hn::RebindToSigned<DF>;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(float);
@@ -53,6 +54,7 @@ struct Average8 {
 struct Average32 {
   using DF = hn::ScalableTag<double>;
   using D = hn::Rebind<int32_t, DF>;
+  using Packed = hn::Vec<D>;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(double) * 4;
   struct Acc {

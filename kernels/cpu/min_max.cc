@@ -22,6 +22,7 @@ template <class T>
 struct IntegerKey {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
+  using Packed = V;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(T) * sizeof(T);
   struct Acc {
@@ -42,6 +43,7 @@ template <class T>
 struct FloatKey {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
+  using Packed = V;
   static constexpr size_t k_accs = 1;
   static constexpr size_t k_bytes = HWY_LANES(T) * sizeof(T);
   static constexpr T k_magnitude = std::numeric_limits<T>::max();  // every bit but the sign

@@ -6,7 +6,7 @@
 //   Acc                      the accumulators of one packet, struct { V v[k_accs]; }
 //   Acc load(bytes)          k_bytes from any address
 //   Acc combine(Acc, Acc)    the operator, element by element
-//   Packed finish(Acc)       divide, round, canonicalise: what is stored
+//   Packed finish(Acc)       divide, round, canonicalise: one vector, as stored
 //   store(Packed, bytes)
 //
 // A block is as many packets as fill four accumulator vectors, so that the latency of the operator
@@ -93,12 +93,13 @@ HWY_INLINE void load_first(const F& format, const uint8_t* source, typename F::A
 
 template <class F, size_t U>
 HWY_INLINE void store_all(const F& format, const Pass& pass, size_t at, typename F::Acc (&acc)[U]) {
+  typename F::Packed packed[U];
   TUTTI_UNROLL
-  for (size_t u = 0; u < U; ++u) {
-    const auto packed = format.finish(acc[u]);
-    for (size_t d = 0; d < pass.destination_count; ++d) {
-      format.store(packed, pass.destination(d, at + u * F::k_bytes));
-    }
+  for (size_t u = 0; u < U; ++u) packed[u] = format.finish(acc[u]);
+  for (size_t d = 0; d < pass.destination_count; ++d) {
+    uint8_t* const destination = pass.destination(d, at);
+    TUTTI_UNROLL
+    for (size_t u = 0; u < U; ++u) format.store(packed[u], destination + u * F::k_bytes);
   }
 }
 

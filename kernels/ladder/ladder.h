@@ -1,0 +1,21 @@
+// The ladder: small programs from the plain loop to the promoted kernel, each one idea further.
+// They are built into kernels_bench and checked against the kernels by tests/kernels.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "tutti/types.h"
+
+namespace tutti::ladder {
+
+// a[i] = a[i] + b[i] on n elements of `dtype`.
+struct Rung {
+  const char* name;
+  DType dtype;
+  void (*run)(void* a, const void* b, size_t n);
+};
+
+std::span<const Rung> rungs();
+
+}  // namespace tutti::ladder
