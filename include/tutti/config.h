@@ -46,6 +46,9 @@ struct Config {
 
   // Reads the environment. Errors: invalid_argument naming the variable and the bad value.
   static Result<Config> from_environment();
+  // One sentence for each TUTTI_* variable that nothing reads: "TUTTI_SOKET_IFNAME is not a setting
+  // of tutti; did you mean TUTTI_SOCKET_IFNAME?"
+  static std::vector<std::string> unknown_variables();
 };
 
 }  // namespace tutti

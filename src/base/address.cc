@@ -74,15 +74,22 @@ Result<Address> Address::parse(std::string_view text) {
   return address.with_port(port);
 }
 
-Result<Address> Address::resolve(const std::string& host, uint16_t port) {
+Result<Address> Address::resolve(const std::string& host, uint16_t port, int family) {
   addrinfo hints{};
+  hints.ai_family = family;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (int error = getaddrinfo(host.c_str(), nullptr, &hints, &found)) {
     return Status(Code::system_error,
                   "cannot resolve host \"" + host + "\": " + gai_strerror(error));
   }
-  Address address(found->ai_addr, found->ai_addrlen);
+  Address address;
+  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
+    Address one(entry->ai_addr, entry->ai_addrlen);
+    if (!address.valid() || (one.family() == AF_INET && address.family() == AF_INET6)) {
+      address = one;
+    }
+  }
   freeaddrinfo(found);
   if (!address.valid())
     return Status(Code::system_error, "host \"" + host + "\" has no IP address");

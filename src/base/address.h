@@ -27,8 +27,9 @@ class Address {
   // port is 0 (an IPv6 address then needs no brackets). Numeric only. Errors: invalid_argument with
   // the text and the reason, an unknown scope included.
   static Result<Address> parse(std::string_view text);
-  // The first numeric or resolved address of `host` (getaddrinfo; may block on DNS).
-  static Result<Address> resolve(const std::string& host, uint16_t port);
+  // An address of `host`, a name or numeric (getaddrinfo; may block on DNS). IPv4 where there is a
+  // choice, so that all ranks choose alike; `family` AF_INET or AF_INET6 narrows it.
+  static Result<Address> resolve(const std::string& host, uint16_t port, int family = AF_UNSPEC);
 
   int family() const { return storage_.base.sa_family; }
   bool valid() const { return family() == AF_INET || family() == AF_INET6; }

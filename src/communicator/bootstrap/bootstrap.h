@@ -25,8 +25,8 @@ struct BootstrapOptions {
   uint32_t ranks = 1;
   std::string interface;  // as TransportOptions
   std::string family;
-  uint32_t plan_format = 0;  // k_plan_format; ranks that differ are refused by name
   std::chrono::steady_clock::time_point deadline;
+  uint32_t plan_format = 0;  // k_plan_format; ranks that differ are refused by name
 };
 
 class Bootstrap {
