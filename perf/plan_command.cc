@@ -1,0 +1,168 @@
+// `tutti plan --collective all_reduce --algorithm ring --ranks 1024 [--text|--svg F|--verify]`
+#include "perf/plan_command.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "src/algorithms/algorithms.h"
+#include "src/plan/draw.h"
+#include "src/plan/text.h"
+#include "src/plan/verify.h"
+
+namespace {
+
+using namespace tutti;
+
+struct Options {
+  std::string collective = "all_reduce";
+  std::string algorithm = "ring";
+  std::string from;  // a plan text instead of an algorithm
+  PlanRequest request;
+  std::vector<uint32_t> groups;
+  bool list = false, text = false, verify = false;
+  bool no_races = false;
+  uint64_t race_budget = VerifyOptions{}.race_budget;
+  std::string svg;
+};
+
+void add_flags(CLI::App& app, Options& o) {
+  app.add_option("-c,--collective", o.collective, "all_reduce, broadcast, ...")
+      ->capture_default_str();
+  app.add_option("-a,--algorithm", o.algorithm, "see --list")->capture_default_str();
+  app.add_option("-n,--ranks", o.request.ranks, "number of ranks")
+      ->default_val(8)
+      ->check(CLI::Range(1u, 1u << 20));
+  app.add_option("--root", o.request.root, "root rank of rooted collectives")
+      ->capture_default_str();
+  app.add_flag("--in-place", o.request.in_place, "input and output share memory");
+  app.add_option("--chunks", o.request.chunks,
+                 "chunks of a block, where the algorithm has a choice");
+  app.add_option("--groups", o.groups,
+                 "sizes of nested groups, innermost first: 4,2 is groups of 4, racks of 2 groups")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  app.add_option("--from", o.from, "read a plan text from this file ('-': standard input) instead");
+  app.add_flag("--list", o.list, "list the algorithms, and whether they can serve this request");
+  app.add_flag("--text", o.text, "print the plan as text");
+  app.add_option("--svg", o.svg, "draw the plan into this file ('-': standard output)");
+  app.add_flag("--verify", o.verify, "prove the plan right, or say what is wrong");
+  app.add_flag("--no-races", o.no_races, "with --verify: leave out the race proofs");
+  app.add_option("--race-budget", o.race_budget, "with --verify: most vector-clock words to join")
+      ->capture_default_str();
+}
+
+int fail(const std::string& message) {
+  fmt::print(stderr, "tutti plan: {}\n", message);
+  return 1;
+}
+
+int list_algorithms(const PlanRequest& request) {
+  for (const Algorithm& a : algorithms()) {
+    const Status status = a.supports(request);
+    fmt::print("{:<22} {}\n", a.name, a.summary);
+    if (!status.ok()) fmt::print("{:<22}   (not here: {})\n", "", status.message());
+  }
+  return 0;
+}
+
+Result<PlanPtr> read_plan(const std::string& file) {
+  std::string text;
+  if (file == "-") {
+    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else {
+    std::ifstream in(file, std::ios::binary);
+    if (!in) return Status(Code::invalid_argument, "cannot read " + file);
+    text.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  Result<PlanPtr> plan = parse_text(text);
+  return plan ? std::move(plan) : Result<PlanPtr>(plan.status().with_context(file));
+}
+
+void summarize(const Plan& plan, const Options& o) {
+  const Shape& s = plan.shape();
+  uint64_t steps = 0, messages = 0, most = 0;
+  for (Rank r = 0; r < s.ranks; ++r)
+    for (Lane l = 0; l < s.lanes; ++l) {
+      const uint32_t n = plan.steps(r, l);
+      steps += n;
+      most = std::max<uint64_t>(most, n);
+      for (uint32_t i = 0; i < n; ++i) messages += plan.step_at(r, l, i).op == Op::send;
+    }
+  fmt::print("{} {}: {} ranks, {} chunks, {} lanes, {} scratch chunks, {} credits{}\n",
+             plan.algorithm(), name(s.collective), s.ranks, s.chunks, s.lanes, s.scratch, s.credits,
+             s.in_place ? ", in place" : "");
+  fmt::print("{} steps (at most {} in a lane), {} messages, plan id {:016x}\n", steps, most,
+             messages, plan.id());
+  const Algorithm* a = o.from.empty() ? find_algorithm(o.algorithm) : nullptr;
+  if (a == nullptr) return;
+  const Cost cost = a->cost(o.request);
+  fmt::print("cost {:g} alpha + {:g} M beta + {:g} M gamma\n", cost.steps, cost.bytes,
+             cost.reduced);
+}
+
+int print_verdicts(const Plan& plan, const Options& o) {
+  const auto start = std::chrono::steady_clock::now();
+  VerifyOptions options;
+  options.races = !o.no_races;
+  options.race_budget = o.race_budget;
+  const VerifyReport r = verify(plan, options);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  const std::pair<const char*, Verdict> rows[] = {
+      {"structure", r.structure},         {"matching", r.matching},   {"progress", r.progress},
+      {"postcondition", r.postcondition}, {"same_bits", r.same_bits}, {"pull_races", r.pull_races},
+      {"push_races", r.push_races},
+  };
+  for (const auto& [proof, verdict] : rows) fmt::print("{:<14} {}\n", proof, name(verdict));
+  if (!r.problem.empty()) fmt::print("{}\n", r.problem);
+  fmt::print("{} steps in {:.3f} s\n", r.steps, took.count());
+  for (const auto& [proof, verdict] : rows)
+    if (verdict == Verdict::failed) return 1;
+  return r.ok(!o.no_races) ? 0 : 2;
+}
+
+int draw(const Plan& plan, const std::string& file) {
+  const Result<std::string> svg = to_svg(plan);
+  if (!svg) return fail(svg.status().message());
+  if (file == "-") {
+    std::cout << *svg;
+    return 0;
+  }
+  std::ofstream out(file, std::ios::binary);
+  out << *svg;
+  out.close();
+  return out ? 0 : fail("cannot write " + file);
+}
+
+int run(Options& o) {
+  const std::optional<Collective> collective = parse_collective(o.collective);
+  if (!collective) return fail("unknown collective '" + o.collective + "'");
+  o.request.collective = *collective;
+  if (!o.groups.empty()) o.request.hierarchy = Hierarchy::even(o.request.ranks, o.groups);
+  if (o.list) return list_algorithms(o.request);
+  const Result<PlanPtr> plan =
+      o.from.empty() ? make_plan(o.algorithm, o.request) : read_plan(o.from);
+  if (!plan) return fail(plan.status().message());
+  if (o.text) std::cout << to_text(**plan);
+  if (!o.svg.empty()) {
+    if (const int code = draw(**plan, o.svg); code != 0) return code;
+  }
+  if (o.verify) return print_verdicts(**plan, o);
+  if (!o.text && o.svg.empty()) summarize(**plan, o);
+  return 0;
+}
+
+}  // namespace
+
+int plan_command(int argc, char** argv) {
+  CLI::App app("prints, verifies or draws the plan of a collective", "tutti plan");
+  Options options;
+  add_flags(app, options);
+  CLI11_PARSE(app, argc, argv);
+  return run(options);
+}
