@@ -102,8 +102,9 @@ class Endpoint {
   virtual std::byte* reserve(size_t bytes) = 0;
   virtual void commit(uint64_t signature, size_t bytes) = 0;
   virtual bool supports_reserve() const = 0;
-  // Publish once: sends on this endpoint the message that was last committed on `first` (an endpoint
-  // of the same transport) without another copy. `again`: no credit. Only if supports_share().
+  // Publish once: sends on this endpoint the message that was last committed on `first` (an
+  // endpoint of the same transport) without another copy. `again`: no credit. Only if
+  // supports_share().
   virtual Io share(uint64_t signature, Endpoint& first) = 0;
   virtual bool supports_share() const = 0;
   // Zero-copy: the peer reads `memory` itself. The memory must not change until consumed() reaches
@@ -148,6 +149,7 @@ struct TransportOptions {
   bool oversubscribed = false;        // ranks of this host outnumber the CPUs it may use
   bool process_vm = true;             // shm: allow process_vm_readv/writev where a probe succeeds
   Clock::duration connect_timeout = std::chrono::seconds(30);
+  std::string host_id;  // shm: TUTTI_HOST_ID; only ranks with equal ids share a host
 };
 
 class Transport {
@@ -162,6 +164,8 @@ class Transport {
   // peers can be reached (probes included) in agreement with them, before `deadline`.
   virtual Status connect(std::span<const std::string> cards, Deadline deadline) = 0;
   virtual bool reaches(Rank peer) const = 0;
+  // Why reaches(peer) is false, for reports: "different network namespace"; "" where it is true.
+  virtual std::string why_not(Rank) const { return {}; }
 
   // The endpoint for (peer, lane), made on first use; owned by the transport. It may still be
   // connecting: until then send says again and peek says again.
