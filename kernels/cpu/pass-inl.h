@@ -65,11 +65,11 @@ HWY_INLINE void store_bytes(D d, hn::Vec<D> v, uint8_t* p) {
 // More sources than this go through an accumulator tile, a group at a time.
 constexpr size_t k_group = 8;
 // Blocks of a tile: its accumulators fill 8 KiB (AVX2), a quarter of a small L1.
-constexpr size_t k_tile_blocks = 64;
+constexpr size_t k_tile_blocks = 32;
 
 template <class F>
 constexpr size_t block_packets() {
-  return F::k_accs >= 4 ? 1 : 4 / F::k_accs;
+  return F::k_accs >= 8 ? 1 : 8 / F::k_accs;
 }
 
 // Folds sources[from..to) at byte offset `at` into `acc`.
@@ -171,26 +171,50 @@ HWY_INLINE size_t reduce_tiles(const F& format, const Pass& pass, size_t at, siz
   return at;
 }
 
+// Two pieces that may overlap: short lengths without a call.
+template <class Piece>
+HWY_INLINE void copy_ends(uint8_t* to, const uint8_t* from, size_t bytes) {
+  Piece first, last;
+  std::memcpy(&first, from, sizeof(Piece));
+  std::memcpy(&last, from + bytes - sizeof(Piece), sizeof(Piece));
+  std::memcpy(to, &first, sizeof(Piece));
+  std::memcpy(to + bytes - sizeof(Piece), &last, sizeof(Piece));
+}
+HWY_INLINE void copy_few(uint8_t* to, const uint8_t* from, size_t bytes) {
+  if (bytes > 16) {
+    std::memcpy(to, from, bytes);
+  } else if (bytes >= 8) {
+    copy_ends<uint64_t>(to, from, bytes);
+  } else if (bytes >= 4) {
+    copy_ends<uint32_t>(to, from, bytes);
+  } else if (bytes >= 2) {
+    copy_ends<uint16_t>(to, from, bytes);
+  } else {
+    *to = *from;
+  }
+}
+
 // The last, partial packet, through a buffer of one packet.
 template <class F>
 HWY_INLINE void reduce_tail(const F& format, const Pass& pass, size_t at, size_t bytes) {
   const size_t rest = bytes - at;
   alignas(64) uint8_t buffer[F::k_bytes] = {};
-  std::memcpy(buffer, pass.source(0, at), rest);
+  copy_few(buffer, pass.source(0, at), rest);
   typename F::Acc acc = format.load(buffer);
   for (size_t s = 1; s < pass.source_count; ++s) {
-    std::memcpy(buffer, pass.source(s, at), rest);
+    copy_few(buffer, pass.source(s, at), rest);
     acc = format.combine(acc, format.load(buffer));
   }
   format.store(format.finish(acc), buffer);
   for (size_t d = 0; d < pass.destination_count; ++d) {
-    std::memcpy(pass.destination(d, at), buffer, rest);
+    copy_few(pass.destination(d, at), buffer, rest);
   }
 }
 
 template <class F>
-HWY_INLINE void run_pass(const F& format, const Pass& pass) {
+HWY_INLINE void run_pass(const F& format, const Pass& shared) {
   constexpr size_t k_u = block_packets<F>();
+  const Pass pass = shared;  // a local that no store can alias stays in registers
   const size_t bytes = pass.count * size_of(pass.dtype);
   size_t at = 0;
   if (pass.source_count == 2 && pass.destination_count == 1) {
