@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <numbers>
 
 #include "src/plan/plan_index.h"
@@ -170,6 +171,27 @@ class Drawing {
         k_left - 14, bottom_ + 12);
   }
 
+  // Fill of a box: its chunk's colour, or stripes when it carries several.
+  std::string fill(const Timeline::Box& box, bool soft) {
+    auto colour = [&](uint32_t data) -> const std::string& {
+      const Ink& i = data < inks_.size() ? inks_[data] : plain_;
+      return soft ? i.soft : i.solid;
+    };
+    const size_t stripes = std::min<size_t>(box.data.size(), 8);
+    if (stripes < 2) return soft ? ink(box).soft : ink(box).solid;
+    std::string stops;
+    for (size_t i = 0; i < stripes; ++i) {
+      const std::string& c = colour(box.data[i * box.data.size() / stripes]);
+      fmt::format_to(std::back_inserter(stops),
+                     "<stop offset=\"{0:.3f}\" stop-color=\"{2}\"/><stop offset=\"{1:.3f}\" "
+                     "stop-color=\"{2}\"/>",
+                     double(i) / double(stripes), double(i + 1) / double(stripes), c);
+    }
+    const auto [at, fresh] = gradients_.try_emplace(stops, gradients_.size());
+    if (fresh) put("<linearGradient id=\"g{}\">{}</linearGradient>\n", at->second, stops);
+    return fmt::format("url(#g{})", at->second);
+  }
+
   const Ink& ink(const Timeline::Box& box) const {
     if (box.data.empty() || box.data.front() >= inks_.size()) return plain_;
     return inks_[box.data.front()];
@@ -179,7 +201,8 @@ class Drawing {
     const Timeline::Box &from = timeline_.boxes[a.from], &to = timeline_.boxes[a.to];
     const double x0 = x(from.end) - 2, y0 = row_y_[from.lane_id];
     const double x1 = x(to.start) + 1, y1 = row_y_[to.lane_id];
-    const double bend = std::max(10.0, (x1 - x0) * 0.5);
+    // Long waits leave and arrive steeply, so that little of the arrow hides behind other boxes.
+    const double bend = std::clamp((x1 - x0) * 0.5, 10.0, unit_);
     const std::string& colour = a.token ? plain_.solid : ink(from).solid;
     put("<path d=\"M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}\" fill=\"none\" "
         "stroke=\"{}\" stroke-width=\"1.5\" stroke-opacity=\"0.75\"{}/>",
@@ -197,9 +220,13 @@ class Drawing {
     text = box.data.size() == 1 ? fmt::format("{}", *low) : fmt::format("{}–{}", *low, *high);
     const bool reduces = box.step.op == Op::recv_reduce || box.step.op == Op::reduce;
     if (reduces) text = "+" + text;
-    if (box.operands > 2) text = fmt::format("{}×{}", text, box.operands);
-    const double characters = static_cast<double>(text.size()) - (box.data.size() > 1 ? 2 : 0);
-    return characters * 6.3 <= room ? text : "";
+    auto fits = [&](const std::string& t) {
+      const double characters = static_cast<double>(t.size()) - (box.data.size() > 1 ? 2 : 0);
+      return characters * 6.3 <= room;
+    };
+    const std::string pass = fmt::format("{}\u00d7{}", text, box.operands);
+    if (box.operands > 2 && fits(pass)) return pass;
+    return fits(text) ? text : "";
   }
 
   // Sends point to the right, receives have a soft fill, reductions are solid, final values have a
@@ -225,20 +252,20 @@ class Drawing {
 
   void shape(const Timeline::Box& b, double left, double top, double width) {
     const Ink& colours = ink(b);
+    const bool soft = b.step.op == Op::recv || b.step.op == Op::copy;
+    const std::string paint = fill(b, soft);
     if (b.step.op == Op::send) {
       const double nose = std::min(7.0, width / 3);
       put("<path d=\"M{:.1f} {:.1f}h{:.1f}l{:.1f} {:.1f}l{:.1f} {:.1f}h{:.1f}z\" fill=\"{}\" "
           "stroke=\"{}\" stroke-linejoin=\"round\" stroke-width=\"2\"/>",
           left + 1, top + 1, width - nose - 2, nose, box_height_ / 2 - 1, -nose,
-          box_height_ / 2 - 1, -(width - nose - 2), colours.solid, colours.solid);
+          box_height_ / 2 - 1, -(width - nose - 2), paint, paint);
       return;
     }
-    const bool soft = b.step.op == Op::recv || b.step.op == Op::copy;
     const char* rim = b.step.last ? "#17202e" : colours.solid.c_str();
     put("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"5\" fill=\"{}\" "
         "stroke=\"{}\" stroke-width=\"{}\"{}/>",
-        left + 0.75, top + 0.75, width - 1.5, box_height_ - 1.5,
-        soft ? colours.soft : colours.solid, rim, b.step.last ? 2 : 1.5,
+        left + 0.75, top + 0.75, width - 1.5, box_height_ - 1.5, paint, rim, b.step.last ? 2 : 1.5,
         b.step.op == Op::copy ? " stroke-dasharray=\"4 2.5\"" : "");
   }
 
@@ -304,6 +331,7 @@ class Drawing {
   const Timeline& timeline_;
   std::vector<Ink> inks_;
   const Ink plain_{k_grey, "#eceff3", "#4a5565"};
+  std::map<std::string, size_t> gradients_;  // by their stops
   std::vector<double> row_y_;
   double unit_ = 0, row_ = 0, box_height_ = 0, bottom_ = 0, width_ = 0;
   std::string body_;
