@@ -27,7 +27,7 @@
 #include "tutti/types.h"
 #include "tutti/unique_id.h"
 
-namespace tutti {
+namespace [[gnu::visibility("default")]] tutti {  // all else in libtutti.so is hidden
 
 // A reduction operator, with the scalar that premul_sum multiplies this rank's input by.
 // `scalar_bits` holds one element of the call's dtype in its low bytes.
@@ -44,7 +44,7 @@ class Work {
   bool done() const;
   Status wait();  // blocks; the operation's Status
   Status wait_for(std::chrono::nanoseconds timeout);  // Code::in_progress when not done in time
-  struct State;
+  struct [[gnu::visibility("hidden")]] State;
   explicit Work(std::shared_ptr<State> state = nullptr) : state_(std::move(state)) {}
 
  private:
@@ -116,7 +116,7 @@ class Communicator {
   // Config::late_after, once per operation, with a sentence that names rank, peers and sequence.
   void on_late(std::function<void(const std::string&)> callback);
 
-  class Impl;
+  class [[gnu::visibility("hidden")]] Impl;
   explicit Communicator(std::unique_ptr<Impl> impl);
 
  private:

@@ -9,7 +9,7 @@
 
 #include "tutti/status.h"
 
-namespace tutti {
+namespace [[gnu::visibility("default")]] tutti {  // all else in libtutti.so is hidden
 
 struct Config {
   // Transports allowed, in order of preference; empty: all. TUTTI_TRANSPORTS=shm,tcp.

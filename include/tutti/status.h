@@ -10,7 +10,7 @@
 #include <utility>
 #include <variant>
 
-namespace tutti {
+namespace [[gnu::visibility("default")]] tutti {  // all else in libtutti.so is hidden
 
 enum class Code : unsigned char {
   ok,

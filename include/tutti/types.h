@@ -6,7 +6,7 @@
 #include <optional>
 #include <string_view>
 
-namespace tutti {
+namespace [[gnu::visibility("default")]] tutti {  // all else in libtutti.so is hidden
 
 using Rank = uint32_t;
 

@@ -7,7 +7,7 @@
 
 #include "tutti/status.h"
 
-namespace tutti {
+namespace [[gnu::visibility("default")]] tutti {  // all else in libtutti.so is hidden
 
 // Opaque to the program: create on one rank, hand to the others by any safe channel. It holds the
 // job's secret: do not log it (to_string() redacts).
