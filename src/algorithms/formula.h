@@ -87,12 +87,12 @@ TUTTI_HD constexpr Step recv_token(Rank peer) { return recv(peer, in(0), 0); }
 // What a lane has beyond its end.
 TUTTI_HD constexpr Step no_step() { return {}; }
 
-// a + b and a - b modulo n, for a, b < n.
+// a + b and a - b modulo n, for a < n and b <= n.
 TUTTI_HD constexpr uint32_t add_mod(uint32_t a, uint32_t b, uint32_t n) {
-  return static_cast<uint32_t>((uint64_t{a} + b) % n);
+  return a + b >= n ? a + b - n : a + b;
 }
 TUTTI_HD constexpr uint32_t sub_mod(uint32_t a, uint32_t b, uint32_t n) {
-  return static_cast<uint32_t>((uint64_t{a} + n - b % n) % n);
+  return a >= b ? a - b : a + n - b;
 }
 // floor and ceiling of the binary logarithm of n >= 1.
 TUTTI_HD constexpr uint32_t floor_log2(uint32_t n) {

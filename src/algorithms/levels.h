@@ -32,7 +32,7 @@ enum class Rails : uint8_t { one, all };
 
 class Levels {
  public:
-  static constexpr uint32_t k_max = 16;
+  static constexpr uint32_t k_max = 8;
 
   // `first`: a rank that shall have index 0 in all its groups (a root).
   Levels(const Hierarchy& hierarchy, uint32_t ranks, Rails rails, Rank first = 0);
