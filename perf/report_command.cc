@@ -72,12 +72,40 @@ void print_two(const Medians& a, const Medians& b) {
              tutti::perf::geometric_mean(ratios));
 }
 
+// "results.openmpi.ring" -> "ring"
+std::string configuration_of(const std::string& file) {
+  const size_t dot = file.rfind('.');
+  return dot == std::string::npos ? "" : file.substr(dot + 1);
+}
+
+int report_lines(const std::vector<std::string>& files) {
+  tutti::perf::RatioTable table;
+  for (const std::string& file : files) {
+    std::ifstream in(file);
+    for (std::string text; std::getline(in, text);) {
+      json line = json::parse(text, nullptr, false);
+      if (line.is_object() && line.value("configuration", "").empty())
+        line["configuration"] = configuration_of(file);
+      if (line.is_discarded() || !table.add(line)) {
+        std::fprintf(stderr, "tutti report: %s holds a line that is not a result\n", file.c_str());
+        return 2;
+      }
+    }
+  }
+  for (uint32_t ranks : table.rank_counts())
+    fmt::print("{}\n{}\n", table.medians_markdown(ranks), table.markdown(ranks, "Best peer"));
+  return 0;
+}
+
 }  // namespace
 
 int report_command(int argc, char** argv) {
   CLI::App app{"Prints result files (-J of the *_perf binaries) as Markdown, or compares two.",
                "tutti report"};
   std::vector<std::string> files;
+  bool lines = false;
+  app.add_flag("--lines", lines,
+               "the files hold --json-lines results, named ANY.LIBRARY.CONFIGURATION");
   app.add_option("files", files, "A.json [B.json]")
       ->required()
       ->expected(1, 2)

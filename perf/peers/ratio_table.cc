@@ -57,8 +57,10 @@ std::vector<RatioRow> RatioTable::rows(uint32_t ranks) const {
       const double us = median(samples);
       if (who == "tutti mem_alloc") {
         row.mem_alloc_us = us;
-      } else if (who.starts_with("tutti")) {
+      } else if (who == "tutti private" || who == "tutti default" || who == "tutti ") {
         row.tutti_us = us;
+      } else if (who.starts_with("tutti")) {
+        continue;  // an override under study, neither tutti's own choice nor a peer
       } else if (row.best_peer.empty() || us < row.best_peer_us) {
         row.best_peer_us = us;
         row.best_peer = who;
@@ -92,6 +94,30 @@ std::string RatioTable::markdown(uint32_t ranks, const std::string& title) const
     if (row.mem_alloc_ratio() > 0) shared.push_back(row.mem_alloc_ratio());
   }
   text += fmt::format("| geometric mean | | | | | {} | {} |\n", mean_of(ratios), mean_of(shared));
+  return text;
+}
+
+std::string RatioTable::medians_markdown(uint32_t ranks) const {
+  const auto found = samples_.find(ranks);
+  if (found == samples_.end()) return "";
+  std::map<std::string, bool> columns;
+  for (const auto& by_size : found->second)
+    for (const auto& by_library : by_size.second) columns[by_library.first] = true;
+  std::string text = fmt::format("### Median us, {} ranks\n\n| size |", ranks);
+  std::string rule = "|---|";
+  for (const auto& column : columns) {
+    text += fmt::format(" {} |", column.first);
+    rule += "---|";
+  }
+  text += "\n" + rule + "\n";
+  for (const auto& [bytes, by_library] : found->second) {
+    text += fmt::format("| {} |", size_label(bytes));
+    for (const auto& column : columns) {
+      const auto cell = by_library.find(column.first);
+      text += fmt::format(" {} |", cell == by_library.end() ? "-" : figure(median(cell->second)));
+    }
+    text += "\n";
+  }
   return text;
 }
 

@@ -32,6 +32,8 @@ class RatioTable {
 
   // A section for docs/performance.md.
   std::string markdown(uint32_t ranks, const std::string& title) const;
+  // Every configuration's median, a column each.
+  std::string medians_markdown(uint32_t ranks) const;
   nlohmann::json to_json() const;
 
  private:

@@ -51,6 +51,17 @@ TEST(RatioTable, missing_sides_show_as_dashes) {
   EXPECT_EQ(table.to_json()[0]["rows"][1]["best_peer"], "gloo ring");
 }
 
+TEST(RatioTable, overrides_under_study_have_a_column_but_no_ratio) {
+  RatioTable table;
+  table.add(line("tutti", "default", 64, 2));
+  table.add(line("tutti", "ring", 64, 1));
+  table.add(line("gloo", "bcube", 64, 8));
+  EXPECT_DOUBLE_EQ(table.rows(4)[0].ratio(), 4);
+  EXPECT_THAT(table.medians_markdown(4),
+              testing::HasSubstr("| size | gloo bcube | tutti default | tutti ring |"));
+  EXPECT_THAT(table.medians_markdown(4), testing::HasSubstr("| 64 B | 8.00 | 2.00 | 1.00 |"));
+}
+
 TEST(RatioTable, malformed_lines_are_refused) {
   RatioTable table;
   EXPECT_FALSE(table.add(nlohmann::json::array()));
