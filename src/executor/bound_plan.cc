@@ -6,6 +6,8 @@
 #include <new>
 #include <set>
 
+#include "src/executor/lane_run.h"
+
 namespace tutti {
 namespace {
 
@@ -14,12 +16,6 @@ namespace {
 constexpr uint32_t k_table_steps = 1024;
 // Steps that longest_message() reads before it samples.
 constexpr uint64_t k_scan_steps = uint64_t{1} << 21;
-
-uint64_t mix(uint64_t h, uint64_t word) {
-  h ^= word + 0x9e3779b97f4a7c15ULL + (h << 6) + (h >> 2);
-  h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdULL;
-  return h ^ (h >> 33);
-}
 
 uint32_t longest_message(const Plan& plan, Rank rank) {
   uint32_t longest = 0;
@@ -34,6 +30,9 @@ uint32_t longest_message(const Plan& plan, Rank rank) {
 }
 
 }  // namespace
+
+BoundPlan::BoundPlan() = default;
+BoundPlan::~BoundPlan() = default;
 
 LaneProgram::LaneProgram(const Plan& plan, Rank rank, Lane lane)
     : plan_(plan), rank_(rank), lane_(lane), steps_(plan.steps(rank, lane)) {
@@ -111,14 +110,12 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
   bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk);
   bound->divisor = request.op == ReduceOp::avg ? shape.ranks : 0;
 
-  uint64_t h = mix(plan.id(), request.count);
-  h = mix(h, static_cast<uint64_t>(request.dtype) << 8 | static_cast<uint64_t>(request.op));
-  bound->signature = mix(h, bound->layout.rounds());
-
   for (Lane lane = 0; lane < shape.lanes; ++lane) {
     LaneProgram program(plan, rank, lane);
     if (!program.empty()) bound->lanes.push_back(std::move(program));
   }
+  for (const LaneProgram& program : bound->lanes) bound->runs.emplace_back(program);
+  bound->active.resize(bound->runs.size());
   if (shape.scratch > 0) {
     const uint64_t bytes = bound->layout.scratch_bytes(shape.scratch);
     bound->storage.reset(new (std::nothrow) std::byte[bytes + 64]);

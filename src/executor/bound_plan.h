@@ -59,14 +59,20 @@ struct BindRequest {
   uint64_t max_message = 0;  // bytes that one message may carry; 0: any
 };
 
+class LaneRun;
+
 struct BoundPlan {
+  BoundPlan();
+  ~BoundPlan();
+
   BindRequest request;
   Layout layout;
-  uint64_t signature = 0;  // of plan, count, dtype, op, root; mixed with the call's sequence number
-  uint32_t divisor = 0;    // avg: the number of ranks
-  std::vector<LaneProgram> lanes;      // the non-empty ones of this rank
-  std::unique_ptr<std::byte[]> storage;  // scratch, 64-byte aligned at `scratch`
-  std::byte* scratch = nullptr;
+  uint32_t divisor = 0;                  // avg: the number of ranks
+  std::vector<LaneProgram> lanes;        // the non-empty ones of this rank
+  std::vector<LaneRun> runs;             // their state while a call runs
+  std::vector<uint32_t> active;          // indices of runs that are not done
+  std::unique_ptr<std::byte[]> storage;  // of scratch
+  std::byte* scratch = nullptr;          // 64-byte aligned
 };
 
 // The largest `count` of any message of the plan: what rounds have to make fit into a slot. Exact

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "src/executor/cpu_executor.h"
+#include "src/executor/lane_run.h"
 
 namespace tutti {
 namespace {
@@ -111,7 +111,7 @@ Io Exchange::advance(Queue& queue, Status* status) {
 Io Exchange::send(Queue& queue, const Transfer& t, uint64_t signature) {
   Endpoint& to = *queue.endpoint;
   const uint64_t left = t.bytes - queue.offset;
-  if (router_.transport(t.peer).capabilities().pull && t.bytes > k_pull_bytes) {
+  if (router_.capabilities(t.peer).pull && t.bytes > k_pull_bytes) {
     const Io io = to.send_ref(signature, t.memory, t.bytes);
     if (io == Io::done) {
       queue.offset = t.bytes;

@@ -25,13 +25,18 @@ class Router {
       : self_(self),
         transports_(std::move(transports)),
         transport_of_(std::move(transport_of)),
-        slot_bytes_(slot_bytes) {}
+        slot_bytes_(slot_bytes) {
+    for (const auto& t : transports_) capabilities_.push_back(t->capabilities());
+  }
 
   Rank self() const { return self_; }
   uint32_t ranks() const { return static_cast<uint32_t>(transport_of_.size()); }
   size_t slot_bytes() const { return slot_bytes_; }
   const std::vector<std::unique_ptr<Transport>>& transports() const { return transports_; }
   Transport& transport(Rank peer) const { return *transports_[transport_of_[peer]]; }
+
+  const Capabilities& capabilities(Rank peer) const { return capabilities_[transport_of_[peer]]; }
+  bool same_transport(Rank a, Rank b) const { return transport_of_[a] == transport_of_[b]; }
 
   // Opened on first use; the pointer stays valid as long as the router.
   Result<Endpoint*> endpoint(Rank peer, uint32_t lane) {
@@ -46,6 +51,7 @@ class Router {
  private:
   Rank self_;
   std::vector<std::unique_ptr<Transport>> transports_;
+  std::vector<Capabilities> capabilities_;
   std::vector<uint8_t> transport_of_;
   size_t slot_bytes_;
   std::unordered_map<uint64_t, Endpoint*> endpoints_;

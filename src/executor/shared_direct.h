@@ -19,7 +19,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "src/executor/cpu_executor.h"
 #include "src/executor/waiter.h"
 #include "transports/transport.h"
 #include "tutti/types.h"

@@ -1,0 +1,225 @@
+// The public face: every method says what the call is and hands it to the Impl.
+#include "tutti/communicator.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <thread>
+
+#include "src/communicator/environment.h"
+#include "src/communicator/impl.h"
+
+namespace tutti {
+namespace {
+
+Deadline after(double seconds) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+}  // namespace
+
+Reduction Reduction::premul_sum(DType dtype, const void* scalar) {
+  Reduction r(ReduceOp::premul_sum);
+  std::memcpy(&r.scalar_bits, scalar, size_of(dtype));
+  return r;
+}
+
+Communicator::Communicator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Communicator::~Communicator() = default;
+
+Result<std::unique_ptr<Communicator>> Communicator::create(const UniqueId& id, Rank rank,
+                                                           uint32_t ranks, const Config& config) {
+  if (ranks == 0 || rank >= ranks)
+    return Status(Code::invalid_argument, fmt::format("rank {} of {} ranks", rank, ranks));
+  const Deadline deadline = after(config.init_timeout);
+  Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(
+      id, {rank, ranks, config.socket_interface, config.socket_family, deadline});
+  if (!bootstrap) return bootstrap.status();
+  Result<std::unique_ptr<Impl>> impl =
+      Impl::connect(std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config,
+                    deadline);
+  if (!impl) return impl.status();
+  return std::make_unique<Communicator>(std::move(*impl));
+}
+
+Result<std::unique_ptr<Communicator>> Communicator::from_environment() {
+  Result<Config> config = Config::from_environment();
+  if (!config) return config.status();
+  Result<LaunchInfo> launch = launch_from_environment();
+  if (!launch) return launch.status();
+  return create(launch->id, launch->rank, launch->ranks, *config);
+}
+
+Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(uint32_t ranks,
+                                                                              const Config& config) {
+  if (ranks == 0) return Status(Code::invalid_argument, "a communicator of 0 ranks");
+  std::vector<std::unique_ptr<Bootstrap>> bootstraps = Bootstrap::local(ranks);
+  std::vector<std::unique_ptr<Communicator>> communicators(ranks);
+  std::vector<Status> statuses(ranks);
+  Key key;
+  fill_random(key);
+  const Deadline deadline = after(config.init_timeout);
+  std::vector<std::thread> threads;
+  threads.reserve(ranks);
+  for (Rank r = 0; r < ranks; ++r)
+    threads.emplace_back([&, r] {
+      Result<std::unique_ptr<Impl>> impl =
+          Impl::connect(std::move(bootstraps[r]), r, ranks, key, config, deadline);
+      if (impl) {
+        communicators[r] = std::make_unique<Communicator>(std::move(*impl));
+      } else {
+        statuses[r] = impl.status();
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  for (const Status& s : statuses) TUTTI_RETURN_IF_ERROR(s);
+  return communicators;
+}
+
+Rank Communicator::rank() const { return impl_->rank(); }
+uint32_t Communicator::ranks() const { return impl_->ranks(); }
+
+// --- collectives
+
+Status Communicator::all_reduce(const void* send, void* recv, size_t count, DType dtype,
+                                Reduction op) {
+  return impl_->run({Collective::all_reduce, send, recv, count, dtype, op, 0});
+}
+Status Communicator::reduce_scatter(const void* send, void* recv, size_t count, DType dtype,
+                                    Reduction op) {
+  return impl_->run({Collective::reduce_scatter, send, recv, count, dtype, op, 0});
+}
+Status Communicator::all_gather(const void* send, void* recv, size_t count, DType dtype) {
+  return impl_->run({Collective::all_gather, send, recv, count, dtype, {}, 0});
+}
+Status Communicator::broadcast(const void* send, void* recv, size_t count, DType dtype, Rank root) {
+  return impl_->run({Collective::broadcast, send, recv, count, dtype, {}, root});
+}
+Status Communicator::reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op,
+                            Rank root) {
+  return impl_->run({Collective::reduce, send, recv, count, dtype, op, root});
+}
+Status Communicator::all_to_all(const void* send, void* recv, size_t count, DType dtype) {
+  return impl_->run({Collective::all_to_all, send, recv, count, dtype, {}, 0});
+}
+Status Communicator::gather(const void* send, void* recv, size_t count, DType dtype, Rank root) {
+  return impl_->run({Collective::gather, send, recv, count, dtype, {}, root});
+}
+Status Communicator::scatter(const void* send, void* recv, size_t count, DType dtype, Rank root) {
+  return impl_->run({Collective::scatter, send, recv, count, dtype, {}, root});
+}
+Status Communicator::barrier() { return impl_->run({}); }
+
+Status Communicator::all_to_all_v(const void* send, std::span<const size_t> send_counts,
+                                  std::span<const size_t> send_offsets, void* recv,
+                                  std::span<const size_t> recv_counts,
+                                  std::span<const size_t> recv_offsets, DType dtype) {
+  auto bad = [&](std::string why) {
+    return Status(Code::invalid_argument, fmt::format("rank {}: all_to_all_v: {}", rank(), why));
+  };
+  if (!valid(dtype)) return bad(fmt::format("unknown dtype {}", static_cast<int>(dtype)));
+  for (auto span : {send_counts, send_offsets, recv_counts, recv_offsets})
+    if (span.size() != ranks())
+      return bad(fmt::format("{} counts or offsets for {} ranks", span.size(), ranks()));
+  const size_t element = size_of(dtype);
+  std::vector<Transfer> transfers;
+  for (Rank p = 0; p < ranks(); ++p) {
+    for (size_t n : {send_counts[p], send_offsets[p], recv_counts[p], recv_offsets[p]})
+      if (n > SIZE_MAX / 4 / element) return bad(fmt::format("count or offset {} overflows", n));
+    if ((send_counts[p] > 0 && send == nullptr) || (recv_counts[p] > 0 && recv == nullptr))
+      return bad(fmt::format("a null buffer for rank {}", p));
+    // Counts of zero still pair up with themselves in the copy to self.
+    if (send_counts[p] > 0 || p == rank())
+      transfers.push_back({Transfer::Direction::send, p,
+                           const_cast<std::byte*>(static_cast<const std::byte*>(send)) +
+                               send_offsets[p] * element,
+                           send_counts[p] * element, dtype});
+    if (recv_counts[p] > 0 || p == rank())
+      transfers.push_back({Transfer::Direction::recv, p,
+                           static_cast<std::byte*>(recv) + recv_offsets[p] * element,
+                           recv_counts[p] * element, dtype});
+  }
+  return impl_->run_transfers(std::move(transfers));
+}
+
+namespace {
+
+Status check_transfer(std::string_view what, Rank rank, uint32_t ranks, const void* buffer,
+                      size_t count, DType dtype, Rank peer) {
+  auto bad = [&](std::string why) {
+    return Status(Code::invalid_argument, fmt::format("rank {}: {}: {}", rank, what, why));
+  };
+  if (!valid(dtype)) return bad(fmt::format("unknown dtype {}", static_cast<int>(dtype)));
+  if (peer >= ranks) return bad(fmt::format("peer {} of {} ranks", peer, ranks));
+  if (count > SIZE_MAX / 2 / size_of(dtype)) return bad(fmt::format("count {} overflows", count));
+  if (count > 0 && buffer == nullptr) return bad("the buffer is null");
+  return {};
+}
+
+}  // namespace
+
+Status Communicator::send(const void* buffer, size_t count, DType dtype, Rank peer) {
+  TUTTI_RETURN_IF_ERROR(check_transfer("send", rank(), ranks(), buffer, count, dtype, peer));
+  return impl_->run_transfers({{Transfer::Direction::send, peer,
+                                const_cast<std::byte*>(static_cast<const std::byte*>(buffer)),
+                                count * size_of(dtype), dtype}});
+}
+Status Communicator::recv(void* buffer, size_t count, DType dtype, Rank peer) {
+  TUTTI_RETURN_IF_ERROR(check_transfer("recv", rank(), ranks(), buffer, count, dtype, peer));
+  return impl_->run_transfers({{Transfer::Direction::recv, peer, static_cast<std::byte*>(buffer),
+                                count * size_of(dtype), dtype}});
+}
+Status Communicator::group_start() { return impl_->group_start(); }
+Status Communicator::group_end() { return impl_->group_end(); }
+
+// --- asynchronous forms
+
+Work Communicator::submit(std::function<Status(Communicator&)> body) {
+  return impl_->submit([this, body = std::move(body)] { return body(*this); });
+}
+Work Communicator::all_reduce_async(const void* send, void* recv, size_t count, DType dtype,
+                                    Reduction op) {
+  return submit([=](Communicator& c) { return c.all_reduce(send, recv, count, dtype, op); });
+}
+Work Communicator::reduce_scatter_async(const void* send, void* recv, size_t count, DType dtype,
+                                        Reduction op) {
+  return submit([=](Communicator& c) { return c.reduce_scatter(send, recv, count, dtype, op); });
+}
+Work Communicator::all_gather_async(const void* send, void* recv, size_t count, DType dtype) {
+  return submit([=](Communicator& c) { return c.all_gather(send, recv, count, dtype); });
+}
+Work Communicator::broadcast_async(const void* send, void* recv, size_t count, DType dtype,
+                                   Rank root) {
+  return submit([=](Communicator& c) { return c.broadcast(send, recv, count, dtype, root); });
+}
+Work Communicator::reduce_async(const void* send, void* recv, size_t count, DType dtype,
+                                Reduction op, Rank root) {
+  return submit([=](Communicator& c) { return c.reduce(send, recv, count, dtype, op, root); });
+}
+Work Communicator::all_to_all_async(const void* send, void* recv, size_t count, DType dtype) {
+  return submit([=](Communicator& c) { return c.all_to_all(send, recv, count, dtype); });
+}
+Work Communicator::barrier_async() {
+  return submit([](Communicator& c) { return c.barrier(); });
+}
+
+// --- life cycle
+
+void Communicator::abort(const std::string& reason) { impl_->abort(reason); }
+Status Communicator::error() const { return impl_->error(); }
+Status Communicator::finalize() { return impl_->finalize(std::chrono::seconds(5)); }
+std::string Communicator::explain(Collective collective, size_t count, DType dtype, Rank root,
+                                  bool in_place) {
+  // Only the relation of the two pointers matters here.
+  static const std::byte k_somewhere[2] = {};
+  Impl::Call call{collective, k_somewhere, const_cast<std::byte*>(k_somewhere) + (in_place ? 0 : 1),
+                  count, dtype, {}, root};
+  return impl_->explain(call);
+}
+void Communicator::on_late(std::function<void(const std::string&)> callback) {
+  impl_->on_late(std::move(callback));
+}
+
+const char* version() { return "0.1.0"; }
+
+}  // namespace tutti

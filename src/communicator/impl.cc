@@ -1,0 +1,446 @@
+// Calls: validation, cached entries, execution, and the error latch.
+#include "src/communicator/impl.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cpu/kernels.h"
+
+namespace tutti {
+namespace {
+
+// Waiting longer than this, a rank looks at what its peer is doing.
+constexpr Clock::duration k_compare_after = std::chrono::milliseconds(5);
+
+uint64_t mix(uint64_t h, uint64_t word) {
+  h ^= word * 0x9e3779b97f4a7c15ULL;
+  h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93ULL;
+  return h ^ (h >> 29);
+}
+
+bool has_blocks(Collective c, bool input) {
+  switch (c) {
+    case Collective::reduce_scatter:
+    case Collective::scatter: return input;
+    case Collective::all_gather:
+    case Collective::gather: return !input;
+    case Collective::all_to_all: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
+size_t Communicator::Impl::KeyHash::operator()(const CallKey& k) const {
+  uint64_t h = mix(k.count + 1, static_cast<uint64_t>(k.collective) << 16 |
+                                    static_cast<uint64_t>(k.dtype) << 8 |
+                                    static_cast<uint64_t>(k.op));
+  return mix(h, uint64_t{k.root} << 1 | k.in_place);
+}
+
+Communicator::Impl::~Impl() {
+  if (!finalized_) static_cast<void>(finalize(std::chrono::milliseconds(500)));
+  if (fork_guard_ != nullptr) munmap(fork_guard_, 4096);
+}
+
+// --- what a call is
+
+bool Communicator::Impl::in_place(const Call& c) const {
+  const auto* send = static_cast<const std::byte*>(c.send);
+  const auto* recv = static_cast<const std::byte*>(c.recv);
+  const size_t block = c.count * size_of(c.dtype);
+  switch (c.collective) {
+    case Collective::all_reduce:
+    case Collective::all_to_all: return send == recv;
+    case Collective::broadcast:
+    case Collective::reduce: return send == recv && rank_ == c.root;
+    case Collective::all_gather: return send == recv + rank_ * block;
+    case Collective::reduce_scatter: return recv == send + rank_ * block;
+    case Collective::gather: return rank_ == c.root && send == recv + rank_ * block;
+    case Collective::scatter: return rank_ == c.root && recv == send + rank_ * block;
+    default: return false;
+  }
+}
+
+Status Communicator::Impl::validate(const Call& c) const {
+  const std::string_view what = name(c.collective);
+  auto bad = [&](std::string why) {
+    return Status(Code::invalid_argument, fmt::format("rank {}: {}: {}", rank_, what, why));
+  };
+  if (!valid(c.dtype)) return bad(fmt::format("unknown dtype {}", static_cast<int>(c.dtype)));
+  if (!valid(c.reduction.op)) return bad(fmt::format("unknown op {}", static_cast<int>(c.reduction.op)));
+  if (c.root >= ranks_) return bad(fmt::format("root {} of {} ranks", c.root, ranks_));
+  const size_t element = size_of(c.dtype);
+  if (c.count > std::numeric_limits<size_t>::max() / 2 / element / ranks_)
+    return bad(fmt::format("count {} of {} ranks overflows", c.count, ranks_));
+  if (c.collective == Collective::barrier || c.count == 0) return {};
+
+  const bool root_only = c.collective == Collective::broadcast || c.collective == Collective::scatter;
+  const bool needs_send = !root_only || rank_ == c.root;
+  const bool needs_recv = (c.collective != Collective::reduce && c.collective != Collective::gather) ||
+                          rank_ == c.root;
+  auto check = [&](const void* p, const char* which) -> Status {
+    if (p == nullptr) return bad(fmt::format("the {} buffer is null", which));
+    if (reinterpret_cast<uintptr_t>(p) % element != 0)
+      return bad(fmt::format("the {} buffer is not aligned to {} bytes", which, element));
+    return {};
+  };
+  if (needs_send) TUTTI_RETURN_IF_ERROR(check(c.send, "send"));
+  if (needs_recv) TUTTI_RETURN_IF_ERROR(check(c.recv, "receive"));
+  if (!needs_send || !needs_recv || in_place(c)) return {};
+  const auto send = reinterpret_cast<uintptr_t>(c.send), recv = reinterpret_cast<uintptr_t>(c.recv);
+  const size_t block = c.count * element;
+  const size_t send_bytes = has_blocks(c.collective, true) ? block * ranks_ : block;
+  const size_t recv_bytes = has_blocks(c.collective, false) ? block * ranks_ : block;
+  if (send < recv + recv_bytes && recv < send + send_bytes)
+    return bad("the send and receive buffers overlap, but not as in place asks");
+  return {};
+}
+
+// --- running
+
+Status Communicator::Impl::run(const Call& call) {
+  if (group_depth_ > 0) {
+    TUTTI_RETURN_IF_ERROR(validate(call));
+    group_calls_.push_back(call);
+    return {};
+  }
+  if (pending_.load(std::memory_order_acquire) != 0 &&
+      worker_id_.load(std::memory_order_relaxed) != std::this_thread::get_id())
+    return submit([this, call] { return execute(call); }).wait();
+  return execute(call);
+}
+
+// One caller at a time, a healthy communicator, and not a forked child.
+template <class Body>
+Status Communicator::Impl::guarded(Body&& body) {
+  if (broken_.load(std::memory_order_acquire)) return error();
+  if (finalized_) return Status(Code::invalid_usage, fmt::format("rank {}: the communicator was finalized", rank_));
+  if (fork_guard_ != nullptr && *static_cast<volatile char*>(fork_guard_) == 0)
+    return Status(Code::invalid_usage,
+                  fmt::format("rank {}: used in a forked child; make a communicator there", rank_));
+  if (in_call_.exchange(true, std::memory_order_acquire))
+    return Status(Code::invalid_usage,
+                  fmt::format("rank {}: two threads call the same communicator at once", rank_));
+  Status status = abort_requested_.load(std::memory_order_relaxed) ? check({}, rank_) : Status();
+  if (status.ok()) status = body();
+  in_call_.store(false, std::memory_order_release);
+  return status;
+}
+
+Status Communicator::Impl::execute(const Call& call) {
+  return guarded([&]() -> Status {
+    Entry* entry = last_;
+    const CallKey key{call.collective, call.dtype,           call.reduction.op,
+                   in_place(call),  call.root, call.count};
+    TUTTI_RETURN_IF_ERROR(validate(call));
+    if (entry == nullptr || !(entry->key == key)) {
+      Result<Entry*> found = entry_for(call);
+      if (!found) return found.status();
+      entry = last_ = *found;
+    }
+    return run_entry(*entry, call);
+  });
+}
+
+Result<Communicator::Impl::Entry*> Communicator::Impl::entry_for(const Call& call) {
+  const CallKey key{call.collective, call.dtype, call.reduction.op, in_place(call), call.root, call.count};
+  if (auto it = entries_.find(key); it != entries_.end()) return it->second.get();
+  // Bindings hold scratch; a program with ever new counts must not grow without bound.
+  if (entries_.size() >= 256) {
+    entries_.clear();
+    last_ = nullptr;
+  }
+  Result<std::unique_ptr<Entry>> made = make_entry(call, key);
+  if (!made) return made.status();
+  return entries_.emplace(key, std::move(*made)).first->second.get();
+}
+
+Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entry(const Call& call,
+                                                                                  const CallKey& key) {
+  auto entry = std::make_unique<Entry>();
+  entry->key = key;
+  // What does not depend on the rank: ranks that disagree in any of it must notice.
+  uint64_t h = mix(call.count + 1, static_cast<uint64_t>(call.collective) << 16 |
+                                       static_cast<uint64_t>(call.dtype) << 8 |
+                                       static_cast<uint64_t>(call.reduction.op));
+  entry->signature = mix(h, call.root);
+  if (call.collective == Collective::barrier && shared_ != nullptr) {
+    entry->shared = true;
+    return entry;
+  }
+  // In place is this rank's own matter: both forms of a plan exchange the same messages (tested in
+  // tests/collective), so ranks need not agree on it and the signature leaves it out.
+  const uint64_t bytes = call.count * size_of(call.dtype);
+  Result<PlanPtr> plan = planner_->plan(call.collective, bytes, call.root, key.in_place);
+  if (!plan) return plan.status();
+  if (!key.in_place && call.collective != Collective::barrier) {
+    // Where the forms differ even in their chunks, everybody runs the in-place one.
+    Result<PlanPtr> other = planner_->plan(call.collective, bytes, call.root, true);
+    if (!other) return other.status();
+    if ((*other)->shape().chunks != (*plan)->shape().chunks) {
+      if (call.collective != Collective::all_reduce)
+        return Status(Code::internal_error, fmt::format("{}: its two forms do not fit each other",
+                                                        (*plan)->algorithm()));
+      entry->copy_first = true;
+      plan = other;
+    }
+  }
+  const std::string& algorithm = (*plan)->algorithm();
+  if (shared_ != nullptr && call.collective == Collective::all_reduce &&
+      (algorithm == "direct_one_shot" || algorithm == "direct_two_shot")) {
+    entry->shared = true;
+    return entry;
+  }
+  const ReduceOp op = call.reduction.op == ReduceOp::premul_sum ? ReduceOp::sum : call.reduction.op;
+  Result<std::unique_ptr<BoundPlan>> bound =
+      bind({*plan, call.count, call.dtype, op, max_message_}, rank_);
+  if (!bound) return bound.status();
+  entry->bound = std::move(*bound);
+  return entry;
+}
+
+Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
+  record_.sequence += 1;
+  record_.signature = entry.signature;
+  record_.count = call.count;
+  record_.collective = call.collective;
+  record_.dtype = call.dtype;
+  record_.op = call.reduction.op;
+  record_.root = call.root;
+  late_reported_ = false;
+  for (const auto& t : router_->transports()) t->announce(record_);
+
+  const void* send = call.send;
+  const bool premul = call.reduction.op == ReduceOp::premul_sum;
+  if (premul && call.count > 0) {
+    const uint64_t elements = call.count * (has_blocks(call.collective, true) ? ranks_ : 1);
+    entry.scaled.resize(elements * size_of(call.dtype));
+    kernels::scale(call.dtype, entry.scaled.data(), call.send, elements, call.reduction.scalar_bits);
+    send = entry.scaled.data();
+  }
+  if (entry.copy_first && call.count > 0) {
+    const size_t input = call.count * size_of(call.dtype);
+    kernels::copy(call.recv, send, input);
+    send = call.recv;
+  }
+  const uint64_t signature = mix(entry.signature, record_.sequence);
+  const ReduceOp op = premul ? ReduceOp::sum : call.reduction.op;
+  Status status;
+  if (entry.shared && call.collective == Collective::barrier) {
+    status = shared_->barrier(signature);
+  } else if (entry.shared) {
+    status = shared_->all_reduce(send, call.recv, call.count, call.dtype, op,
+                                 op == ReduceOp::avg ? ranks_ : 0, signature);
+  } else {
+    status = executor_->run(*entry.bound,
+                            {static_cast<const std::byte*>(send), static_cast<std::byte*>(call.recv)},
+                            signature);
+  }
+  return status.ok() ? status : finish(std::move(status), "");
+}
+
+Status Communicator::Impl::run_transfers(std::vector<Transfer> transfers) {
+  if (group_depth_ > 0) {
+    group_transfers_.insert(group_transfers_.end(), transfers.begin(), transfers.end());
+    return {};
+  }
+  auto body = [this, transfers = std::move(transfers)] {
+    return guarded([&] {
+      Status status = exchange_->run(transfers);
+      return status.ok() ? status : finish(std::move(status), "send/recv");
+    });
+  };
+  if (pending_.load(std::memory_order_acquire) != 0 &&
+      worker_id_.load(std::memory_order_relaxed) != std::this_thread::get_id())
+    return submit(body).wait();
+  return body();
+}
+
+Status Communicator::Impl::group_start() {
+  ++group_depth_;
+  return {};
+}
+
+Status Communicator::Impl::group_end() {
+  if (group_depth_ == 0)
+    return Status(Code::invalid_usage, fmt::format("rank {}: group_end without group_start", rank_));
+  if (--group_depth_ > 0) return {};
+  std::vector<Transfer> transfers;
+  std::vector<Call> calls;
+  transfers.swap(group_transfers_);
+  calls.swap(group_calls_);
+  if (!transfers.empty()) TUTTI_RETURN_IF_ERROR(run_transfers(std::move(transfers)));
+  for (const Call& call : calls) TUTTI_RETURN_IF_ERROR(run(call));
+  return {};
+}
+
+// --- waiting: errors, abort, lateness, disagreement
+
+Status Communicator::Impl::check(Clock::duration waited, Rank waiting_for) {
+  if (abort_requested_.load(std::memory_order_acquire)) {
+    std::lock_guard lock(error_mutex_);
+    return Status(Code::aborted, fmt::format("rank {}: aborted: {}", rank_, abort_reason_));
+  }
+  Status lost;
+  for (const auto& t : router_->transports())
+    if (Status s = t->progress(); !s.ok() && lost.ok()) lost = std::move(s);
+  if (std::optional<Status> posted = adopted_error()) return *posted;
+  TUTTI_RETURN_IF_ERROR(lost);
+  if (waited > k_compare_after && waiting_for != rank_) {
+    TUTTI_RETURN_IF_ERROR(bootstrap_->progress());
+    TUTTI_RETURN_IF_ERROR(compare_calls(waiting_for));
+  }
+  const double seconds = std::chrono::duration<double>(waited).count();
+  if (seconds > config_.late_after && !late_reported_) report_late(waited, waiting_for);
+  if (config_.timeout > 0 && seconds > config_.timeout)
+    return Status(Code::timeout,
+                  fmt::format("rank {}: waited {:.1f} s for {} in {}", rank_, seconds,
+                              describe_peer(waiting_for), describe_call(record_)));
+  return {};
+}
+
+void Communicator::Impl::block(Clock::duration timeout) {
+  // With several transports, sleeping in one would be deaf to the others; short turns are fair.
+  const auto& all = router_->transports();
+  for (const auto& t : all) t->wait(timeout / static_cast<int>(all.size()));
+}
+
+// A peer that is in the call of the same number, but another call, will never send what is expected.
+Status Communicator::Impl::compare_calls(Rank peer) {
+  const std::optional<CallRecord> theirs = router_->transport(peer).peer_call(peer);
+  if (!theirs || theirs->sequence != record_.sequence || theirs->signature == record_.signature)
+    return {};
+  return Status(Code::invalid_usage,
+                fmt::format("rank {} calls {}, but rank {} calls {}", rank_, describe_call(record_),
+                            peer, describe_call(*theirs)));
+}
+
+void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for) {
+  late_reported_ = true;
+  std::string text =
+      fmt::format("rank {}: {} is late: {:.1f} s without progress, waiting for {}", rank_,
+                  describe_call(record_), std::chrono::duration<double>(waited).count(),
+                  describe_peer(waiting_for));
+  if (std::optional<CallRecord> theirs = router_->transport(waiting_for).peer_call(waiting_for))
+    text += fmt::format(", whose latest call is {}", describe_call(*theirs));
+  std::function<void(const std::string&)> callback;
+  {
+    std::lock_guard lock(error_mutex_);
+    callback = late_callback_;
+  }
+  if (callback) callback(text);
+}
+
+std::string Communicator::Impl::describe_call(const CallRecord& r) const {
+  if (r.sequence == 0) return "none yet";
+  if (r.collective == Collective::barrier) return fmt::format("barrier #{}", r.sequence);
+  std::string text = fmt::format("{} #{} of {} {}", name(r.collective), r.sequence, r.count, name(r.dtype));
+  const bool reduces = r.collective == Collective::all_reduce || r.collective == Collective::reduce ||
+                       r.collective == Collective::reduce_scatter;
+  if (reduces) text += fmt::format(" {}", name(r.op));
+  const bool rooted = r.collective == Collective::broadcast || r.collective == Collective::reduce ||
+                      r.collective == Collective::gather || r.collective == Collective::scatter;
+  if (rooted) text += fmt::format(" root {}", r.root);
+  return text;
+}
+
+std::string Communicator::Impl::describe_peer(Rank peer) const {
+  if (peer >= peers_.host.size()) return fmt::format("peer {}", peer);
+  return fmt::format("peer {} (host {}, pid {})", peer, peers_.host_names[peers_.host[peer]],
+                     peers_.pid[peer]);
+}
+
+// --- the latch
+
+// The caller learns which call failed; the first cause of all ranks wins.
+Status Communicator::Impl::finish(Status status, const char* what) {
+  if (broken_.load(std::memory_order_acquire)) return error();
+  // A peer that closed its connection may have said why before: the cause is worth more.
+  if (status.code() == Code::remote_error)
+    if (std::optional<Status> posted = adopted_error()) return *posted;
+  // Messages of this rank begin with its name; a mismatch already names both sides.
+  std::string message = status.message();
+  if (message.rfind("rank ", 0) != 0) message = fmt::format("rank {}: {}", rank_, message);
+  const std::string call = *what != '\0' ? what : describe_call(record_);
+  if (status.code() != Code::aborted && message.find(call) == std::string::npos)
+    message += fmt::format(" during {}", call);
+  return latch(Status(status.code(), message), rank_);
+}
+
+Status Communicator::Impl::latch(Status status, Rank culprit) {
+  {
+    std::lock_guard lock(error_mutex_);
+    if (broken_.load(std::memory_order_relaxed)) return first_error_;
+    first_error_ = status;
+    broken_.store(true, std::memory_order_release);
+  }
+  const ErrorRecord record{status.code(), rank_, culprit, status.message()};
+  for (const auto& t : router_->transports()) t->post_error(record);
+  bootstrap_->post_error(fmt::format("{} {}", static_cast<int>(status.code()), status.message()));
+  return status;
+}
+
+// What another rank posted as the first cause, latched here too.
+std::optional<Status> Communicator::Impl::adopted_error() {
+  for (const auto& t : router_->transports())
+    if (std::optional<ErrorRecord> e = t->posted_error(); e && e->code != Code::ok)
+      return latch(Status(e->code, e->message), e->culprit);
+  if (std::optional<std::string> text = bootstrap_->posted_error()) {
+    const size_t space = text->find(' ');
+    const int code = std::atoi(text->c_str());
+    const bool sound = space != std::string::npos && code > 0 &&
+                       code <= static_cast<int>(Code::internal_error);
+    return latch(Status(sound ? static_cast<Code>(code) : Code::remote_error,
+                        sound ? text->substr(space + 1) : *text),
+                 rank_);
+  }
+  return std::nullopt;
+}
+
+Status Communicator::Impl::error() const {
+  std::lock_guard lock(error_mutex_);
+  return first_error_;
+}
+
+void Communicator::Impl::abort(const std::string& reason) {
+  {
+    std::lock_guard lock(error_mutex_);
+    if (abort_requested_.load(std::memory_order_relaxed)) return;
+    abort_reason_ = reason;
+    abort_requested_.store(true, std::memory_order_release);
+  }
+  // A running call notices by itself; otherwise tell the peers from here.
+  if (in_call_.exchange(true, std::memory_order_acquire)) return;
+  static_cast<void>(latch(check({}, rank_), rank_));
+  in_call_.store(false, std::memory_order_release);
+}
+
+void Communicator::Impl::on_late(std::function<void(const std::string&)> callback) {
+  std::lock_guard lock(error_mutex_);
+  late_callback_ = std::move(callback);
+}
+
+std::string Communicator::Impl::explain(const Call& call) {
+  const bool shared_barrier = call.collective == Collective::barrier && shared_ != nullptr;
+  if (shared_barrier) return "barrier: flags in shared windows";
+  Result<Entry*> found = entry_for(call);
+  if (!found) return found.status().to_string();
+  const Entry& entry = **found;
+  const size_t bytes = call.count * size_of(call.dtype);
+  std::string where;
+  for (const auto& t : router_->transports())
+    where += (where.empty() ? "" : "+") + std::string(t->name());
+  if (entry.shared)
+    return fmt::format("{} {} B: {} over {} ({})", name(call.collective), bytes,
+                       shared_->one_shot(bytes) ? "direct_one_shot" : "direct_two_shot", where,
+                       shared_->last_path());
+  return fmt::format("{} {} B: {} over {}, {} round{}", name(call.collective), bytes,
+                     entry.bound->request.plan->algorithm(), where.empty() ? "memory" : where,
+                     entry.bound->layout.rounds(), entry.bound->layout.rounds() == 1 ? "" : "s");
+}
+
+}  // namespace tutti

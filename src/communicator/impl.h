@@ -1,0 +1,162 @@
+// The inside of a Communicator: one rank's connections, caches, counters and error latch.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "src/base/auth.h"
+#include "src/communicator/bootstrap/bootstrap.h"
+#include "src/communicator/peers.h"
+#include "src/executor/cpu_executor.h"
+#include "src/executor/exchange.h"
+#include "src/executor/shared_direct.h"
+#include "src/planner/planner.h"
+#include "tutti/communicator.h"
+
+namespace tutti {
+
+struct Work::State {
+  std::mutex mutex;
+  std::condition_variable finished;
+  bool done = false;
+  Status status;
+  std::function<Status()> body;
+};
+
+class Communicator::Impl final : public Monitor {
+ public:
+  // Collective over the ranks of `bootstrap`; blocks until `deadline`.
+  static Result<std::unique_ptr<Impl>> connect(std::unique_ptr<Bootstrap> bootstrap, Rank rank,
+                                               uint32_t ranks, const Key& key,
+                                               const Config& config, Deadline deadline);
+  ~Impl() override;
+
+  Rank rank() const { return rank_; }
+  uint32_t ranks() const { return ranks_; }
+
+  // A collective call, as its caller made it.
+  struct Call {
+    Collective collective = Collective::barrier;
+    const void* send = nullptr;
+    void* recv = nullptr;
+    size_t count = 0;
+    DType dtype = DType::int8;
+    Reduction reduction;
+    Rank root = 0;
+  };
+  // Blocking; queues behind asynchronous work, or joins the open group.
+  Status run(const Call& call);
+  Status run_transfers(std::vector<Transfer> transfers);
+  Work submit(std::function<Status()> body);
+  Status group_start();
+  Status group_end();
+
+  void abort(const std::string& reason);
+  Status error() const;
+  Status finalize(Clock::duration patience);
+  std::string explain(const Call& call);
+  void on_late(std::function<void(const std::string&)> callback);
+
+  // Monitor: what happens while a call waits.
+  Status check(Clock::duration waited, Rank waiting_for) override;
+  void block(Clock::duration timeout) override;
+
+ private:
+  // What is remembered of a call's shape, so that the next equal one does no planning.
+  struct CallKey {
+    Collective collective;
+    DType dtype;
+    ReduceOp op;
+    bool in_place;
+    Rank root;
+    size_t count;
+    bool operator==(const CallKey&) const = default;
+  };
+  struct KeyHash {
+    size_t operator()(const CallKey& key) const;
+  };
+  struct Entry {
+    CallKey key{};
+    bool shared = false;                // runs on SharedDirect
+    bool copy_first = false;            // out of place, but the plan is the in-place form
+    std::unique_ptr<BoundPlan> bound;   // otherwise
+    uint64_t signature = 0;
+    std::vector<std::byte> scaled;      // premul_sum: this rank's input times its scalar
+  };
+
+  Impl() = default;
+  Status start(std::unique_ptr<Bootstrap> bootstrap, const Key& key, Deadline deadline);
+  Status make_transports(const std::vector<PeerIdentity>& peers, const Key& key, Deadline deadline);
+  Status agree(Deadline deadline);
+  void choose_waiting(const std::vector<PeerIdentity>& peers);
+
+  Status execute(const Call& call);  // inline, on whichever thread
+  template <class Body>
+  Status guarded(Body&& body);
+  Status validate(const Call& call) const;
+  bool in_place(const Call& call) const;
+  Result<Entry*> entry_for(const Call& call);
+  Result<std::unique_ptr<Entry>> make_entry(const Call& call, const CallKey& key);
+  Status run_entry(Entry& entry, const Call& call);
+  Status finish(Status status, const char* what);
+
+  Status latch(Status status, Rank culprit);
+  std::optional<Status> adopted_error();
+  Status compare_calls(Rank peer);
+  void report_late(Clock::duration waited, Rank waiting_for);
+  std::string describe_call(const CallRecord& record) const;
+  std::string describe_peer(Rank peer) const;
+  void work_loop();
+
+  Rank rank_ = 0;
+  uint32_t ranks_ = 1;
+  Config config_;
+  std::unique_ptr<Bootstrap> bootstrap_;
+  PeerTable peers_;
+  std::unique_ptr<Router> router_;
+  std::unique_ptr<Planner> planner_;
+  std::unique_ptr<CpuExecutor> executor_;
+  std::unique_ptr<SharedDirect> shared_;
+  std::unique_ptr<Exchange> exchange_;
+  WaitPolicy policy_;
+  uint64_t max_message_ = 0;
+  void* fork_guard_ = nullptr;  // a page that is zero in a forked child
+
+  std::unordered_map<CallKey, std::unique_ptr<Entry>, KeyHash> entries_;
+  Entry* last_ = nullptr;
+  CallRecord record_;  // the current or latest collective call
+  bool late_reported_ = false;
+  std::atomic<bool> in_call_{false};
+
+  // Open group: point-to-point transfers, then collectives, in order.
+  uint32_t group_depth_ = 0;
+  std::vector<Transfer> group_transfers_;
+  std::vector<Call> group_calls_;
+
+  mutable std::mutex error_mutex_;
+  std::atomic<bool> broken_{false};
+  std::atomic<bool> abort_requested_{false};
+  Status first_error_;
+  std::string abort_reason_;
+  std::function<void(const std::string&)> late_callback_;
+  bool finalized_ = false;
+
+  // The progress thread of asynchronous operations; started by the first.
+  std::mutex work_mutex_;
+  std::condition_variable work_changed_;
+  std::deque<std::shared_ptr<Work::State>> work_;
+  std::atomic<uint32_t> pending_{0};
+  std::atomic<std::thread::id> worker_id_{};
+  bool stopping_ = false;
+  std::thread worker_;
+};
+
+}  // namespace tutti

@@ -1,0 +1,181 @@
+// Making a communicator: who is where, which transports, what all ranks agree on.
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "src/communicator/impl.h"
+#include "transports/make.h"
+
+namespace tutti {
+namespace {
+
+// Bits of what a rank found out, combined by AND over all ranks.
+constexpr uint8_t k_all_pull = 1;    // every transport in use lets receivers read senders' memory
+constexpr uint8_t k_all_shared = 2;  // every rank is reached through shared windows
+
+// Memory that a forked child sees as zero: it must not touch connections it shares with its parent.
+void* make_fork_guard() {
+  void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return nullptr;
+  madvise(page, 4096, MADV_WIPEONFORK);
+  *static_cast<volatile char*>(page) = 1;
+  return page;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
+    std::unique_ptr<Bootstrap> bootstrap, Rank rank, uint32_t ranks, const Key& key,
+    const Config& config, Deadline deadline) {
+  std::unique_ptr<Impl> impl(new Impl);
+  impl->rank_ = rank;
+  impl->ranks_ = ranks;
+  impl->config_ = config;
+  TUTTI_RETURN_IF_ERROR(impl->start(std::move(bootstrap), key, deadline)
+                            .with_context(fmt::format("rank {} of {}", rank, ranks)));
+  return impl;
+}
+
+Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key& key,
+                                 Deadline deadline) {
+  bootstrap_ = std::move(bootstrap);
+  fork_guard_ = make_fork_guard();
+  Result<std::vector<TuneRule>> rules = parse_tune(config_.tune);
+  if (!rules) return rules.status();
+
+  const PeerIdentity mine = PeerIdentity::of_this_process(config_);
+  Result<std::vector<std::string>> blobs = bootstrap_->all_gather(mine.encode(), deadline);
+  if (!blobs) return blobs.status();
+  std::vector<PeerIdentity> peers;
+  for (Rank r = 0; r < ranks_; ++r) {
+    Result<PeerIdentity> p = PeerIdentity::decode((*blobs)[r]);
+    if (!p) return p.status().with_context(fmt::format("peer {}", r));
+    if (p->version != mine.version)
+      return Status(Code::invalid_usage,
+                    fmt::format("rank {} (host {}, pid {}) runs tutti {:#x}, this is {:#x}", r,
+                                p->host_name, p->pid, p->version, mine.version));
+    if (p->config != peers.emplace_back(*p).config || p->config != mine.config)
+      return Status(Code::invalid_usage,
+                    fmt::format("rank {} (host {}, pid {}) has other settings: transports, tune, "
+                                "deterministic, slot_bytes and socket_connections must agree",
+                                r, p->host_name, p->pid));
+  }
+  blobs->clear();
+  peers_ = PeerTable(peers);
+  choose_waiting(peers);
+  TUTTI_RETURN_IF_ERROR(make_transports(peers, key, deadline));
+  Placement placement = place(peers_);
+  TUTTI_RETURN_IF_ERROR(agree(deadline));
+  placement.shared = shared_ != nullptr;
+  planner_ = std::make_unique<Planner>(placement, std::move(*rules), config_.deterministic);
+  executor_ = std::make_unique<CpuExecutor>(*router_, *this, policy_);
+  exchange_ = std::make_unique<Exchange>(*router_, *this, policy_);
+  return {};
+}
+
+void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) {
+  const auto here = std::count_if(peers.begin(), peers.end(),
+                                  [&](const PeerIdentity& p) { return p.host == peers[rank_].host; });
+  const bool crowded = static_cast<uint32_t>(here) > available_cpus();
+  policy_.spins = crowded ? 0 : config_.spin > 0 ? config_.spin : 4000;
+  if (crowded) policy_.check_every = 32;
+}
+
+Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peers, const Key& key,
+                                           Deadline deadline) {
+  bool all_one_process = true, host_one_process = true, alone_on_host = true, all_one_host = true;
+  for (Rank r = 0; r < ranks_; ++r) {
+    const bool same_host = peers[r].host == peers[rank_].host;
+    const bool same_process = peers[r].process == peers[rank_].process;
+    all_one_host &= same_host;
+    all_one_process &= same_process;
+    if (same_host) host_one_process &= same_process;
+    if (same_host && r != rank_) alone_on_host = false;
+  }
+  auto allowed = [&](std::string_view name) {
+    return config_.transports.empty() ||
+           std::find(config_.transports.begin(), config_.transports.end(), name) !=
+               config_.transports.end();
+  };
+  // Ranks of a host use one kind among themselves, so that both ends fall back together.
+  std::vector<std::string> names;
+  if (!alone_on_host && host_one_process && allowed("local")) names.emplace_back("local");
+  if (!alone_on_host && names.empty() && allowed("shm")) names.emplace_back("shm");
+  if (!(all_one_process && !names.empty()) && ranks_ > 1 && allowed("tcp")) names.emplace_back("tcp");
+  if (ranks_ > 1 && names.empty())
+    return Status(Code::invalid_argument, "none of the allowed transports (TUTTI_TRANSPORTS) fits");
+
+  TransportOptions options;
+  options.rank = rank_;
+  options.ranks = ranks_;
+  options.job = fmt::format("{:08x}", static_cast<uint32_t>(peers[0].process ^ peers[0].pid));
+  options.key.assign(key.begin(), key.end());
+  options.interface = config_.socket_interface;
+  options.family = config_.socket_family;
+  options.connections_per_peer = config_.socket_connections;
+  options.oversubscribed = policy_.spins == 0;
+  options.process_vm = config_.process_vm;
+  std::vector<std::unique_ptr<Transport>> transports;
+  for (const std::string& name : names) {
+    Result<std::unique_ptr<Transport>> made = make_transport(name, options, config_.fault);
+    if (!made) return made.status();
+    transports.push_back(std::move(*made));
+  }
+
+  // Cards: name, length, card of each transport of a rank, one after the other.
+  std::string mine;
+  for (const auto& t : transports) {
+    const std::string card = t->card();
+    mine += fmt::format("{} {} ", t->name(), card.size()) + card;
+  }
+  Result<std::vector<std::string>> cards = bootstrap_->all_gather(mine, deadline);
+  if (!cards) return cards.status();
+  std::vector<uint8_t> transport_of(ranks_, 0xff);
+  for (size_t i = 0; i < transports.size(); ++i) {
+    std::vector<std::string> of_kind(ranks_);
+    for (Rank r = 0; r < ranks_; ++r) {
+      // Only ranks of this host are candidates for memory transports.
+      if (names[i] != "tcp" && peers[r].host != peers[rank_].host) continue;
+      Result<std::string> card = find_card((*cards)[r], transports[i]->name());
+      if (!card) return card.status().with_context(fmt::format("cards of rank {}", r));
+      of_kind[r] = std::move(*card);
+    }
+    TUTTI_RETURN_IF_ERROR(transports[i]->connect(of_kind, deadline));
+    for (Rank r = 0; r < ranks_; ++r)
+      if (transport_of[r] == 0xff && (r == rank_ || transports[i]->reaches(r)))
+        transport_of[r] = static_cast<uint8_t>(i);
+  }
+  if (ranks_ == 1) transport_of[0] = 0;
+  for (Rank r = 0; r < ranks_; ++r)
+    if (transport_of[r] == 0xff)
+      return Status(Code::system_error,
+                    fmt::format("no transport reaches {}", describe_peer(r)));
+  router_ = std::make_unique<Router>(rank_, std::move(transports), std::move(transport_of),
+                                     config_.slot_bytes);
+  return {};
+}
+
+Status Communicator::Impl::agree(Deadline deadline) {
+  uint8_t bits = k_all_pull | k_all_shared;
+  for (Rank r = 0; r < ranks_ && ranks_ > 1; ++r)
+    if (r != rank_ && !router_->transport(r).capabilities().pull) bits &= ~k_all_pull;
+  // One transport for everybody, with windows.
+  Transport* neighbour = ranks_ > 1 ? &router_->transport((rank_ + 1) % ranks_) : nullptr;
+  bool one = neighbour != nullptr && SharedDirect::usable(*neighbour, ranks_);
+  for (Rank r = 0; r < ranks_; ++r) one &= r == rank_ || &router_->transport(r) == neighbour;
+  if (!one) bits &= ~k_all_shared;
+  Result<std::vector<std::string>> all =
+      bootstrap_->all_gather(std::string(1, static_cast<char>(bits)), deadline);
+  if (!all) return all.status();
+  for (const std::string& b : *all) bits &= b.empty() ? uint8_t{0} : static_cast<uint8_t>(b[0]);
+  max_message_ = (bits & k_all_pull) ? 0 : config_.slot_bytes;
+  if (bits & k_all_shared)
+    shared_ = std::make_unique<SharedDirect>(*neighbour, rank_, ranks_, *this, policy_,
+                                             SharedDirectTuning{});
+  return {};
+}
+
+}  // namespace tutti
