@@ -1,0 +1,15 @@
+// tcp: the transport between hosts. See README.md for its wire format, limits and measured choices.
+#pragma once
+
+#include <memory>
+
+#include "transports/transport.h"
+#include "tutti/status.h"
+
+namespace tutti {
+
+// Opens the listening sockets of one rank on the chosen interface and gets its card ready.
+// Errors: invalid_argument (interface, family, key), system_error (sockets, ports, descriptors).
+Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& options);
+
+}  // namespace tutti
