@@ -81,16 +81,16 @@ Status Joiner::contact_root() {
   }
 }
 
-Status Joiner::try_root() {
-  Result<Fd> fd = connect_to(root_address_, options_.deadline);
+Result<Channel> Joiner::reach_root(SocketDeadline deadline) {
+  Result<Fd> fd = connect_to(root_address_, deadline);
   if (!fd.ok()) {
     may_retry_ = id_.rank_0_listens && fd.status().code() == Code::remote_error;
     return fd.status().with_context("cannot reach the root of the unique id");
   }
   set_no_delay(fd->get());
-  auto deadline = std::min(options_.deadline, SocketClock::now() + k_handshake_timeout);
   Result<Authenticated> root =
-      authenticate(fd->get(), Role::client, key_, hello(Meeting::root), deadline);
+      authenticate(fd->get(), Role::client, key_, hello(Meeting::root),
+                   std::min(deadline, SocketClock::now() + k_handshake_timeout));
   if (!root.ok()) {
     may_retry_ = root.status().message().find("closed") != std::string::npos;
     return root.status().with_context("root of the unique id");
@@ -98,8 +98,14 @@ Status Joiner::try_root() {
   if (root->peer.data[0] != std::byte(Meeting::root)) {
     return Status(Code::remote_error, root_address_.to_string() + " is a rank, not the root");
   }
-  TUTTI_RETURN_IF_ERROR(open_listener(fd->get()));
-  root_.emplace(std::move(*fd), k_small_frame);
+  return Channel(std::move(*fd), k_small_frame);
+}
+
+Status Joiner::try_root() {
+  Result<Channel> root = reach_root(options_.deadline);
+  if (!root.ok()) return root.status();
+  TUTTI_RETURN_IF_ERROR(open_listener(root->fd()));
+  root_.emplace(std::move(*root));
   return request_place();
 }
 
@@ -144,10 +150,14 @@ Status Joiner::request_place() {
     }
     if (!received.ok()) break;
   }
-  if (frame.type == FrameType::broken) return decode_status(frame.payload);
+  if (frame.type == FrameType::broken) {
+    cause_known_ = true;
+    return decode_status(frame.payload);
+  }
   std::string_view text = frame.payload;
   if (frame.type == FrameType::place && take(&text, &placement_)) {
     seen_.assign(placement_.children, false);
+    placement_known_ = true;
     return Status();
   }
   return Status(Code::remote_error, "the root of the unique id answers something else");
@@ -183,15 +193,17 @@ Status Joiner::link_to_parent() {
 }
 
 Status Joiner::complete() {
-  while (!complete_yet()) {
+  for (;;) {
+    accept_strangers();
+    greet_strangers();
+    // Before any sleep: what the root said may have arrived together with the placement.
+    TUTTI_RETURN_IF_ERROR(listen_to_root());
+    TUTTI_RETURN_IF_ERROR(tree_->pump());
+    if (complete_yet()) break;
     if (SocketClock::now() >= options_.deadline) {
       return Status(Code::timeout, "not all ranks have joined in time");
     }
     sleep();
-    accept_strangers();
-    greet_strangers();
-    TUTTI_RETURN_IF_ERROR(listen_to_root());
-    TUTTI_RETURN_IF_ERROR(tree_->pump());
   }
   tree_->tell_ready();
   root_.reset();
@@ -259,7 +271,10 @@ Status Joiner::listen_to_root() {
   Status received = root_->receive();
   Frame frame;
   while (root_->pop(&frame)) {
-    if (frame.type == FrameType::broken) return decode_status(frame.payload);
+    if (frame.type == FrameType::broken) {
+      cause_known_ = true;
+      return decode_status(frame.payload);
+    }
     if (frame.type == FrameType::ready) root_ready_ = true;
   }
   if (root_ready_ || (flushed.ok() && received.ok())) return Status();
@@ -268,15 +283,36 @@ Status Joiner::listen_to_root() {
                                         " left before all ranks had joined");
 }
 
-// Everybody who is already there learns why.
+// Everybody who is already there learns why, and this rank learns what came first: a lost parent is
+// often only the echo of an error elsewhere.
 Status Joiner::give_up(const Status& why) {
-  Status named(why.code(), "rank " + std::to_string(options_.rank) + " of " +
-                               std::to_string(options_.ranks) + " cannot join: " + why.message());
-  bool told = why.message().find(" cannot join: ") != std::string::npos;
-  const Status& cause = told ? why : named;
-  if (root_) root_->send(encode_frame(FrameType::broken, 0, encode_status(cause)));
+  Status cause = why;
+  if (!cause_known_) {
+    Status mine(why.code(), "rank " + std::to_string(options_.rank) + " of " +
+                                std::to_string(options_.ranks) + " cannot join: " + why.message());
+    bool reached = placement_known_ || root_;
+    cause = reached ? ask_root(mine) : mine;
+  }
   tree_->break_off(cause);
   return cause;
+}
+
+Status Joiner::ask_root(const Status& why) {
+  SocketDeadline deadline = SocketClock::now() + seconds(1);
+  if (!root_) {
+    Result<Channel> root = reach_root(deadline);
+    if (!root.ok()) return why;
+    root_.emplace(std::move(*root));
+  }
+  root_->send(encode_frame(FrameType::broken, 0, encode_status(why)));
+  for (;;) {
+    Status received = root_->receive();
+    Frame frame;
+    while (root_->pop(&frame)) {
+      if (frame.type == FrameType::broken) return decode_status(frame.payload);
+    }
+    if (!received.ok() || !wait_for(root_->fd(), POLLIN, deadline).ok()) return why;
+  }
 }
 
 Result<std::unique_ptr<Bootstrap>> Bootstrap::join(const UniqueId& id,

@@ -39,6 +39,8 @@ class Joiner {
   Status listen_to_root();
   void sleep();
   Status give_up(const Status& why);
+  Status ask_root(const Status& why);  // the first cause, as far as the root knows it
+  Result<Channel> reach_root(SocketDeadline deadline);
   Hello hello(Meeting meeting) const;
 
   const IdFields id_;
@@ -48,11 +50,13 @@ class Joiner {
   Fd listener_;
   std::optional<Channel> root_;
   Placement placement_;
+  bool placement_known_ = false;
   std::vector<bool> seen_;  // children, by position
   std::list<Stranger> strangers_;
   std::unique_ptr<Tree> tree_;
   bool root_ready_ = false;
   bool may_retry_ = false;
+  bool cause_known_ = false;  // the root has said what went wrong first
 };
 
 }  // namespace tutti

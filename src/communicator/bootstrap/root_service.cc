@@ -67,6 +67,7 @@ class RootService {
   Status admissible(const Visitor& visitor, const JoinRequest& request) const;
   void place(Visitor& visitor);
   void linked(Visitor& visitor);
+  void report(Visitor& visitor, const Status& why);
   void lost(Visitor& visitor);
   void fail(const Status& why);
   void check_deadlines();
@@ -209,7 +210,7 @@ void RootService::handle(Visitor& visitor, const Frame& frame) {
   if (frame.type == FrameType::linked && visitor.joined && !visitor.linked) {
     return linked(visitor);
   }
-  if (frame.type == FrameType::broken) return fail(decode_status(frame.payload));
+  if (frame.type == FrameType::broken) return report(visitor, decode_status(frame.payload));
   if (frame.type == FrameType::goodbye) return leave(visitor);
   fail(Status(Code::remote_error, visitor.name + " broke the rendezvous protocol"));
 }
@@ -289,6 +290,13 @@ void RootService::linked(Visitor& visitor) {
   if (++linked_ < ranks_ || !failure_.ok()) return;
   ready_ = true;
   if (top_ != nullptr) top_->channel->send(encode_frame(FrameType::ready, 0, {}));
+}
+
+// A rank that fails says why and asks what came first.
+void RootService::report(Visitor& visitor, const Status& why) {
+  if (ready_) return leave(visitor);
+  fail(why);
+  visitor.channel->send(encode_frame(FrameType::broken, 0, encode_status(failure_)));
 }
 
 void RootService::lost(Visitor& visitor) {

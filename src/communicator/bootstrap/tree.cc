@@ -152,8 +152,14 @@ void Tree::tell_ready() {
 
 void Tree::break_off(const Status& why) {
   Lock lock(mutex_);
-  broke(why, nullptr);
-  (void)flush_all(lock, SocketClock::now() + k_nap);
+  broken_ = why;
+  flood(encode_frame(FrameType::broken, 0, encode_status(why)), nullptr);
+}
+
+Status Tree::interruption() const {
+  if (!broken_.ok()) return broken_;
+  if (posted_) return Status(Code::remote_error, "an error was posted: " + *posted_);
+  return Status();
 }
 
 // Sleeps in poll() without the lock, so that other threads can post and look.
@@ -163,8 +169,7 @@ Status Tree::wait_until(Lock& lock, SocketDeadline deadline, const std::function
   for (;;) {
     pump_links();
     if (done()) return Status();
-    if (!broken_.ok()) return broken_;
-    if (posted_) return Status(Code::remote_error, "an error was posted: " + *posted_);
+    TUTTI_RETURN_IF_ERROR(interruption());
     auto now = SocketClock::now();
     if (now >= deadline) return Status(Code::timeout, late());
     polls.clear();
@@ -181,6 +186,7 @@ Status Tree::wait_for_frame(Lock& lock, Link& link, FrameType type, SocketDeadli
     return "nothing came in time from " + link.name + " or the ranks behind it";
   }));
   if (link.inbox.empty()) {
+    TUTTI_RETURN_IF_ERROR(interruption());  // why it left, if it said so
     return Status(Code::remote_error, link.name + " has left the communicator");
   }
   const Frame& head = link.inbox.front();
@@ -209,7 +215,7 @@ Status Tree::flush_all(Lock& lock, SocketDeadline deadline) {
 // goes down to everybody.
 Result<std::string> Tree::exchange(Kind kind, std::string contribution, SocketDeadline deadline) {
   Lock lock(mutex_);
-  if (!broken_.ok()) return broken_;
+  TUTTI_RETURN_IF_ERROR(interruption());
   ++sequence_;
   for (std::unique_ptr<Link>& child : children_) {
     TUTTI_RETURN_IF_ERROR(wait_for_frame(lock, *child, kind.up, deadline));

@@ -47,7 +47,7 @@ class Tree : public Bootstrap {
   // ready has come from above (or, at the top, tell_ready() was called): passes it on.
   bool ready();
   void tell_ready();
-  // Tells every link why the job is over; blocks a moment at most to have it sent.
+  // Tells every link why the job is over.
   void break_off(const Status& why);
 
  private:
@@ -65,6 +65,7 @@ class Tree : public Bootstrap {
   void dispatch(Link& link, Frame frame);
   void broke(const Status& why, const Link* from);
   void flood(const Encoded& frame, const Link* except);
+  Status interruption() const;  // why no collective can go on
   Status wait_until(Lock& lock, SocketDeadline deadline, const std::function<bool()>& done,
                     const std::function<std::string()>& late);
   Status wait_for_frame(Lock& lock, Link& link, FrameType type, SocketDeadline deadline);
