@@ -70,18 +70,19 @@ double median_ns(const std::function<void()>& run, int iterations) {
   return ns[k_runs / 2];
 }
 
-void send_all(Transport& t, Endpoint& e, const iovec& piece) {
+void send_all(Endpoint& e, const iovec& piece) {
   while (true) {
     const Io io = e.send(7, {&piece, 1});
     if (io == Io::done) return;
     if (io == Io::failed) fail(e.status());
-    (void)t;
   }
 }
 
-void take(Transport& t, Endpoint& e, Message* message) {
+void receive(Transport& t, Endpoint& e, const iovec& piece) {
+  uint64_t signature = 0;
+  size_t bytes = 0;
   for (uint32_t spins = 1;; ++spins) {
-    const Io io = e.peek(message);
+    const Io io = e.recv({&piece, 1}, &signature, &bytes);
     if (io == Io::done) return;
     if (io == Io::failed) fail(e.status());
     if (spins % 4096 == 0 && !t.progress().ok()) fail(t.progress());
@@ -109,27 +110,21 @@ void ping_pong_lines(Meeting& meeting, int rank, int iterations) {
 void ping_pong(Transport& t, Endpoint& e, int rank, std::vector<std::byte>& buffer, size_t bytes,
                int iterations) {
   const iovec piece{buffer.data(), bytes};
-  Message message;
   for (int i = 0; i < iterations; ++i) {
-    if (rank == 0) send_all(t, e, piece);
-    take(t, e, &message);
-    if (bytes > 0) std::memcpy(buffer.data(), message.data, bytes);
-    e.release();
-    if (rank == 1) send_all(t, e, piece);
+    if (rank == 0) send_all(e, piece);
+    receive(t, e, piece);
+    if (rank == 1) send_all(e, piece);
   }
 }
 
 void stream(Transport& t, Endpoint& e, int rank, std::vector<std::byte>& buffer, size_t bytes,
             int iterations) {
   const iovec piece{buffer.data(), bytes};
-  Message message;
   for (int i = 0; i < iterations; ++i) {
     if (rank == 0) {
-      send_all(t, e, piece);
+      send_all(e, piece);
     } else {
-      take(t, e, &message);
-      if (bytes > 0) std::memcpy(buffer.data(), message.data, bytes);
-      e.release();
+      receive(t, e, piece);
     }
   }
   while (rank == 0 && e.consumed() < e.sent()) {
