@@ -70,8 +70,8 @@ Result<UniqueId> create_id(const IdOptions& options) {
   IdFields fields;
   fields.root = pack(*at);
   fill_random(fields.secret);
-  TUTTI_RETURN_IF_ERROR(
-      start_root_service(std::move(*listener), fields.secret, options.idle_timeout));
+  TUTTI_RETURN_IF_ERROR(start_root_service(std::move(*listener), fields.secret,
+                                           options.idle_timeout, options.persistent));
   return encode_id(fields);
 }
 

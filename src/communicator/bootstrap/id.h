@@ -31,6 +31,9 @@ struct IdOptions {
   // The root service gives up when no rank has come for so long. Once ranks have come, their own
   // deadlines count.
   std::chrono::steady_clock::duration idle_timeout = std::chrono::hours(1);
+  // Serve one job after the other, until the process ends: `tutti run`, whose ranks may call
+  // from_environment() more than once.
+  bool persistent = false;
   // Where to listen, "10.0.0.1:5000"; empty: any free port of the chosen interface.
   std::string address;
 };

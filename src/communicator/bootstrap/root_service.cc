@@ -34,6 +34,7 @@ struct Visitor {
   Rank rank = 0;
   bool joined = false;
   bool linked = false;
+  bool old = false;  // of a job that is complete
   bool gone = false;
 
   int descriptor() const { return channel ? channel->fd() : fd.get(); }
@@ -48,15 +49,17 @@ struct Member {
 
 class RootService {
  public:
-  RootService(Fd listener, const Key& secret, SocketClock::duration idle_timeout)
+  RootService(Fd listener, const Key& secret, SocketClock::duration idle_timeout, bool persistent)
       : listener_(std::move(listener)),
         key_(bootstrap_key(secret)),
+        persistent_(persistent),
         expires_(SocketClock::now() + idle_timeout) {}
 
   Status start();
   void run();
 
  private:
+  void next_job();
   void wait_for_events();
   void accept_all();
   void evict_one();
@@ -81,6 +84,7 @@ class RootService {
   Fd listener_;
   Fd epoll_;
   Key key_;
+  const bool persistent_;
   SocketClock::time_point expires_;  // with nobody there, and after a failure
   SocketClock::time_point fails_at_ = SocketClock::time_point::max();
   std::list<Visitor> visitors_;  // in order of arrival
@@ -112,23 +116,40 @@ void RootService::run() {
     wait_for_events();
     check_deadlines();
     std::erase_if(visitors_, [](const Visitor& visitor) { return visitor.gone; });
+    if (persistent_ && ready_) next_job();
   }
+}
+
+// Ranks of the last job may still be connected; what they say no longer matters.
+void RootService::next_job() {
+  if (top_ != nullptr && !top_->channel->flushed()) return;
+  for (Visitor& visitor : visitors_) visitor.old = visitor.old || visitor.joined;
+  ranks_ = 0;
+  members_.clear();
+  index_of_.clear();
+  linked_ = 0;
+  top_ = nullptr;
+  ready_ = false;
+  fails_at_ = SocketClock::time_point::max();
 }
 
 // All are linked and the top has been told; or the time is up.
 bool RootService::finished() const {
+  if (persistent_) return false;
   if (ready_) return top_ == nullptr || top_->channel->flushed();
   return SocketClock::now() >= expires_ && (ranks_ == 0 || !failure_.ok());
 }
 
 void RootService::wait_for_events() {
-  SocketClock::time_point next = std::min(fails_at_, expires_);
+  SocketClock::time_point next = persistent_ ? fails_at_ : std::min(fails_at_, expires_);
   for (const Visitor& visitor : visitors_) {
     if (visitor.channel) continue;
     next = std::min(next, visitor.handshake.deadline());
     break;  // the oldest: all have the same timeout
   }
-  auto left = std::chrono::ceil<milliseconds>(next - SocketClock::now()).count();
+  auto now = SocketClock::now();
+  next = std::min<SocketClock::time_point>(next, now + seconds(60));
+  auto left = std::chrono::ceil<milliseconds>(next - now).count();
   epoll_event events[64];
   int ready = ::epoll_wait(epoll_.get(), events, 64,
                            static_cast<int>(std::clamp<int64_t>(left, 0, 60'000)));
@@ -184,7 +205,9 @@ void RootService::serve(Visitor& visitor) {
   Status flushed = visitor.channel->flush();
   Status received = visitor.channel->receive();
   Frame frame;
-  while (!visitor.gone && visitor.channel->pop(&frame)) handle(visitor, frame);
+  while (!visitor.gone && visitor.channel->pop(&frame)) {
+    if (!visitor.old) handle(visitor, frame);
+  }
   if (!visitor.gone && (!received.ok() || !flushed.ok())) lost(visitor);
 }
 
@@ -301,6 +324,7 @@ void RootService::report(Visitor& visitor, const Status& why) {
 
 void RootService::lost(Visitor& visitor) {
   leave(visitor);
+  if (visitor.old) return;
   if (&visitor == top_) top_ = nullptr;
   bool early = visitor.joined && !visitor.linked;
   bool top = visitor.joined && top_ == nullptr && !ready_;
@@ -354,8 +378,10 @@ std::string RootService::missing() const {
 
 Key bootstrap_key(const Key& secret) { return derive_key(secret, "bootstrap"); }
 
-Status start_root_service(Fd listener, const Key& secret, SocketClock::duration idle_timeout) {
-  auto service = std::make_unique<RootService>(std::move(listener), secret, idle_timeout);
+Status start_root_service(Fd listener, const Key& secret, SocketClock::duration idle_timeout,
+                          bool persistent) {
+  auto service =
+      std::make_unique<RootService>(std::move(listener), secret, idle_timeout, persistent);
   TUTTI_RETURN_IF_ERROR(service->start());
   // The program's signal handlers shall not run on a thread of the library.
   sigset_t all, before;

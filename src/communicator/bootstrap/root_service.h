@@ -36,6 +36,8 @@ struct Placement {
 
 Key bootstrap_key(const Key& secret);
 
-Status start_root_service(Fd listener, const Key& secret, SocketClock::duration idle_timeout);
+// `persistent`: serves the next job when one is complete, and never gives up waiting for it.
+Status start_root_service(Fd listener, const Key& secret, SocketClock::duration idle_timeout,
+                          bool persistent = false);
 
 }  // namespace tutti
