@@ -6,12 +6,13 @@
 #include <utility>
 
 #include "transports/line/line_transport.h"
+#include "transports/line/slot_copy.h"
 
 namespace tutti::line {
 namespace {
 
 // Unsuccessful polls between two looks at whether the peer is still there.
-constexpr uint32_t k_idle_mask = 63;
+constexpr uint32_t k_idle_mask = 255;
 
 size_t total_of(std::span<const iovec> pieces) {
   size_t total = 0;
@@ -22,7 +23,7 @@ size_t total_of(std::span<const iovec> pieces) {
 void gather(std::byte* dst, std::span<const iovec> pieces) {
   for (const iovec& piece : pieces) {
     if (piece.iov_len == 0) continue;
-    std::memcpy(dst, piece.iov_base, piece.iov_len);
+    copy_to_slot(dst, static_cast<const std::byte*>(piece.iov_base), piece.iov_len);
     dst += piece.iov_len;
   }
 }
@@ -329,7 +330,7 @@ Status LineEndpoint::fetch(size_t offset, std::span<std::byte> dst) {
   }
   if (dst.empty()) return {};
   if (message.data != nullptr) {
-    std::memcpy(dst.data(), message.data + offset, dst.size());
+    copy_from_slot(dst.data(), message.data + offset, dst.size());
     return {};
   }
   Place place;
@@ -356,7 +357,7 @@ Io LineEndpoint::recv(std::span<const iovec> pieces, uint64_t* signature, size_t
     if (part == 0) continue;
     auto* dst = static_cast<std::byte*>(piece.iov_base);
     if (message.data != nullptr) {
-      std::memcpy(dst, message.data + offset, part);
+      copy_from_slot(dst, message.data + offset, part);
     } else if (Status s = fetch(offset, {dst, part}); !s.ok()) {
       break_with(std::move(s));
       return Io::failed;
