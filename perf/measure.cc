@@ -81,8 +81,8 @@ Placement place(const Buffers& buffers, const Call& call, bool in_place, Rank ra
 // Fills inputs and checks results of one kind of call.
 class Checker {
  public:
-  Checker(const Call& call, Rank rank, uint32_t ranks)
-      : call_(call), rank_(rank), ranks_(ranks), pattern_(call.dtype, call.op, ranks) {}
+  Checker(const Call& call, Rank rank, uint32_t ranks, const Pattern& pattern)
+      : call_(call), rank_(rank), ranks_(ranks), pattern_(pattern) {}
 
   // `extent` elements are what the buffers behind `at` hold from send or recv on.
   void fill(const Placement& at, bool in_place, const Extent& extent, uint64_t seed) const {
@@ -146,7 +146,7 @@ class Checker {
   Call call_;
   Rank rank_;
   uint32_t ranks_;
-  Pattern pattern_;
+  const Pattern& pattern_;
 };
 
 // One size, one placement.
@@ -296,11 +296,12 @@ std::string measure_point(Harness& harness, const SweepOptions& options, const B
 
 std::string sweep_sizes(Harness& harness, const SweepOptions& options, const Buffers& buffers,
                         Call call, const std::function<void(const Point&)>& done) {
+  const Pattern pattern(call.dtype, call.op, harness.ranks());
   for (size_t bytes : sizes_of(options)) {
     const Extent extent = extent_of(call.collective, bytes, call.dtype, harness.ranks());
     call.count = extent.block;
     if (!harness.supports(call)) continue;
-    const Checker checker(call, harness.rank(), harness.ranks());
+    const Checker checker(call, harness.rank(), harness.ranks(), pattern);
     Point point;
     point.bytes = extent.bytes;
     point.count = extent.shown_count;

@@ -294,9 +294,11 @@ Pattern::Pattern(DType dtype, ReduceOp op, uint32_t ranks)
     if (window_ == ranks_)  // nobody is outside
       position_bits_.back() = encode_integer(neutral(dtype_, op_));
   }
+  // Which ranks fill the window matters only where they have scalars of their own.
   for (uint32_t phase = 0; phase < k_phases; ++phase)
     for (uint32_t start = 0; start < ranks_; ++start)
-      expected_.push_back(expected_bits({phase, start}));
+      expected_.push_back(start == 0 || op == ReduceOp::premul_sum ? expected_bits({phase, start})
+                                                                   : expected_.back());
 }
 
 Pattern::Draw Pattern::draw(uint64_t seed, uint64_t index) const {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -145,12 +146,36 @@ void add_all(const Arena& arena) {
   }
 }
 
+// Every rung computes what the kernels do, on finite values of all magnitudes.
+bool check_rungs() {
+  constexpr size_t k_bytes = 4096;
+  for (const ladder::Rung& rung : ladder::rungs()) {
+    alignas(64) uint8_t a[k_bytes], b[k_bytes], sum[k_bytes];
+    const size_t element = size_of(rung.dtype);
+    for (size_t i = 0; i < k_bytes; ++i) {
+      // The upper byte of an element: no exponent of all ones, whatever the type.
+      const bool upper = i % element == element - 1;
+      a[i] = static_cast<uint8_t>((i * 37) & (upper ? 0xBE : 0xFF));
+      b[i] = static_cast<uint8_t>((i * 91 + i / 256) & (upper ? 0xBE : 0xFF));
+    }
+    const void* sources[] = {a, b};
+    void* const destination = sum;
+    kernels::reduce(rung.dtype, ReduceOp::sum, sources, {&destination, 1}, k_bytes / element, 0);
+    rung.run(a, b, k_bytes / element);
+    if (std::memcmp(a, sum, k_bytes) != 0) {
+      std::fprintf(stderr, "ladder %s: wrong result\n", rung.name);
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 }  // namespace tutti::bench
 
 int main(int argc, char** argv) {
   const tutti::bench::Arena arena;
-  if (!arena.ok()) return 1;
+  if (!arena.ok() || !tutti::bench::check_rungs()) return 1;
   tutti::bench::add_all(arena);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
