@@ -94,6 +94,7 @@ Status decode(std::span<const std::byte, k_header_bytes> in, FrameHeader* header
   header->total = reader.get<uint32_t>();
   header->signature = reader.get<uint64_t>();
   if (header->kind == FrameKind::message) {
+    if (header->bytes == 0 && header->total > 0) return garbage("an empty part of a message");
     if (uint64_t{header->offset} + header->bytes > header->total)
       return garbage(fmt::format("bytes {} at offset {} of a message of {} bytes", header->bytes,
                                  header->offset, header->total));

@@ -61,12 +61,14 @@ Status Inbox::begin(const FrameHeader& header) {
     }
     s.state = Slot::State::arriving;
     s.received = 0;
+    s.claimed = 0;
     s.total = header.total;
     s.signature = header.signature;
   } else if (s.total != header.total || s.signature != header.signature ||
-             uint64_t{s.received} + header.bytes > s.total) {
+             uint64_t{s.claimed} + header.bytes > s.total) {
     return Status(Code::remote_error, fmt::format("stripes of message {} disagree", sequence));
   }
+  s.claimed += header.bytes;
   return {};
 }
 

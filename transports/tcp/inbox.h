@@ -55,8 +55,9 @@ class Inbox {
   struct Slot {
     enum class State : uint8_t { empty, arriving, complete };
     State state = State::empty;
-    bool direct = false;  // in the caller's pieces
-    uint32_t received = 0;
+    bool direct = false;    // in the caller's pieces
+    uint32_t claimed = 0;   // bytes of the frames that have begun
+    uint32_t received = 0;  // bytes of those that are complete
     uint32_t total = 0;
     uint64_t signature = 0;
     std::unique_ptr<std::byte[]> memory;

@@ -323,6 +323,7 @@ Status TcpTransport::progress() {
   if (!greetings_.empty() || ++idle_polls_ >= k_background_polls) {
     idle_polls_ = 0;
     poll(Clock::duration::zero());
+    for (Connection* connection : blocked_) (void)connection->flush();
     std::erase_if(activity_.owing, [](TcpEndpoint* endpoint) { return endpoint->settle(); });
   }
   return failure_;
