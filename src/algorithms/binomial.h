@@ -10,7 +10,7 @@
 //           7
 //
 // broadcast, reduce:  T = ceil(log2 n) (alpha + M beta [+ M gamma])
-// gather, scatter:    T = (ceil(log2 n) + 2) alpha + (n-1) M beta   (M: one rank's block)
+// gather, scatter:    T = (ceil(log2 n) + 1) alpha + (n-1) M beta   (M: one rank's block)
 //
 // For small blocks; the root of gather and scatter handles log2 n messages instead of n-1.
 //
@@ -18,7 +18,7 @@
 // read before it is written in the next round. reduce: a token from the parent at the start of a
 // round says so. gather and scatter also receive into scratch, so the writer must know that it is
 // free: the reader acknowledges at once (so that a round ends with its scratch free) and the owner
-// passes that on at the start of the next; these are the two steps in the cost above.
+// passes that on at the start of the next, which is the one step more in the cost above.
 #pragma once
 
 #include "src/algorithms/formula.h"

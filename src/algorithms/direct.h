@@ -26,6 +26,7 @@
 // a copy of its input, and rank 0's contribution lands in scratch, since a peer may read or write
 // late. The block is cut in two chunks with scratch of their own: whoever sends its second chunk
 // has read all the first ones, so a scratch chunk that comes up again in the next round is free.
+// (Blocks of up to 64 bytes have no second chunk; larger ones take 2 alpha in place.)
 // Two-shot needs none of this: a chunk is overwritten by the result, which contains it.
 #pragma once
 

@@ -15,7 +15,9 @@ void pairwise_form(const PlanRequest& request, Shape& shape) {
   shape.scratch = request.in_place ? request.ranks : 0;
 }
 void pair_lanes(const PlanRequest& request, Shape& shape) { shape.lanes = 2 * request.ranks; }
-Cost pairwise_cost(double n, double, const PlanRequest&) { return {n - 1, n - 1, 0}; }
+Cost pairwise_cost(double n, double, const PlanRequest& request) {
+  return {request.in_place ? 3 : n - 1, n - 1, 0};
+}
 Cost dissemination_cost(double n, double, const PlanRequest&) {
   return {static_cast<double>(ceil_log2(static_cast<uint32_t>(n))), 0, 0};
 }
@@ -31,10 +33,11 @@ constexpr Entry k_dissemination[] = {
 void doubling_all_reduce(const PlanRequest& request, Shape& shape) {
   shape.scratch = recursive_doubling::scratch_chunks({request.ranks, 1, 0, request.in_place});
 }
-Cost doubling_all_reduce_cost(double n, double, const PlanRequest&) {
+Cost doubling_all_reduce_cost(double n, double, const PlanRequest& request) {
   const recursive_doubling::Fold fold(static_cast<uint32_t>(n));
   const double m = fold.dimensions, folded = fold.extra > 0;
-  return {m + 2 * folded, m + 2 * folded, m + folded};
+  const double token = n == 2 && request.in_place;
+  return {m + 2 * folded + token, m + 2 * folded, m + folded};
 }
 Cost logarithmic_gather_cost(double n, double, const PlanRequest&) { return {levels(n), n - 1, 0}; }
 Cost logarithmic_reduce_cost(double n, double, const PlanRequest&) {

@@ -20,6 +20,8 @@
 //      a: receive in place <------- b: send its block          a's old block has been read
 //      a: token ------------------> b: copy scratch in place   b's old block has been read
 //      a: token <------------------ b                          b's scratch is free again
+//
+// All pairs do so at once: T = 3 alpha + (n-1) M beta before the last block is in place.
 #pragma once
 
 #include "src/algorithms/formula.h"

@@ -69,8 +69,7 @@ struct ReduceScatter {  // C = 1; scratch 2 where n > 2
       case k_free:  // partial sum i-2 has been read
         return recv_token(next);
       case k_add:
-        return recv_reduce(prev, last ? out(0) : scratch(i % 2), in(sub_mod(r, i + 2, n)), 1,
-                           last);
+        return recv_reduce(prev, last ? out(0) : scratch(i % 2), in(sub_mod(r, i + 2, n)), 1, last);
       default:
         return send_token(prev);
     }

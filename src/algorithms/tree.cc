@@ -57,7 +57,7 @@ Cost binomial_reduce_cost(double n, double, const PlanRequest&) {
   return {levels(n), levels(n), levels(n)};
 }
 Cost binomial_blocks_cost(double n, double, const PlanRequest&) {
-  return {levels(n) + 2, n - 1, 0};
+  return {levels(n) + (n > 3 ? 1 : 0), n - 1, 0};
 }
 constexpr Entry k_binomial[] = {
     {Collective::broadcast, formula<binomial::Broadcast>, one_chunk, binomial_broadcast_cost},
