@@ -1,6 +1,5 @@
-// The rungs, see ladder.h and README.md. Each is complete and right for every value but NaN
-// payloads and, where its comment says so, special values; what a rung adds over the one before is
-// its point.
+// The rungs, see ladder.h and README.md: right for finite values and whole vectors; what a rung
+// adds over the one before is its point.
 #include "kernels/cpu/targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/ladder/ladder.cc"
@@ -48,7 +47,7 @@ void fp32_v2(void* a, const void* b, size_t n) {
   }
 }
 
-// bf16 widened by PromoteTo: half a vector in, half a vector out, a shuffle each way. Truncates.
+// bf16 widened by PromoteTo: half a vector in, half a vector out, a shuffle each way.
 void bf16_v1(void* a, const void* b, size_t n) {
   const hn::ScalableTag<float> df;
   const hn::Rebind<uint16_t, decltype(df)> d16;
@@ -60,8 +59,10 @@ void bf16_v1(void* a, const void* b, size_t n) {
   };
   const hn::RebindToSigned<decltype(df)> di;
   for (size_t i = 0; i + hn::Lanes(df) <= n; i += hn::Lanes(df)) {
-    const auto sum = hn::ShiftRight<16>(hn::BitCast(du, hn::Add(widen(x + i), widen(y + i))));
-    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, sum)), d16, x + i);
+    const auto sum = hn::BitCast(du, hn::Add(widen(x + i), widen(y + i)));
+    const auto odd = hn::And(hn::ShiftRight<16>(sum), hn::Set(du, 1u));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(sum, hn::Set(du, 0x7FFFu)), odd));
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, rounded)), d16, x + i);
   }
 }
 

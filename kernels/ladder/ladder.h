@@ -1,5 +1,5 @@
 // The ladder: small programs from the plain loop to the promoted kernel, each one idea further.
-// They are built into kernels_bench and checked against the kernels by tests/kernels.
+// They are built into kernels_bench, which checks them against the kernels before it times them.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace tutti::ladder {
 
-// a[i] = a[i] + b[i] on n elements of `dtype`.
+// a[i] = a[i] + b[i] on n finite elements of `dtype`; n is a multiple of 64.
 struct Rung {
   const char* name;
   DType dtype;
