@@ -104,7 +104,6 @@ int Runner::run(const UniqueId& id) {
     break;
   }
   while (busy()) watch();
-  kill_all(SIGKILL);  // what the ranks have left behind in their process groups
   ::sigprocmask(SIG_SETMASK, &old_mask_, nullptr);
   return exit_code_;
 }
@@ -217,6 +216,8 @@ void Runner::watch() {
     char scrap[256];
     if (::read(lifeline_, scrap, sizeof scrap) <= 0) {
       lifeline_ = -1;
+      if (!failing_) exit_code_ = 128 + SIGTERM;
+      failing_ = true;
       kill_all(SIGKILL);
     }
   }

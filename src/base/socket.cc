@@ -2,6 +2,7 @@
 #include "src/base/socket.h"
 
 #include <netinet/tcp.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -22,10 +23,20 @@ Status out_of_descriptors(const std::string& what, int error) {
   return system_error(what + " (RLIMIT_NOFILE, see ulimit -n)", error);
 }
 
+// The soft limit is a default for programs that use select(); the hard one is what we may use. True
+// when it could be raised.
+bool raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return false;
+  limit.rlim_cur = limit.rlim_max;
+  return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
 Result<Fd> open_socket(const Address& for_address) {
   Fd fd(::socket(for_address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (fd) return fd;
   int error = errno;
+  if (error == EMFILE && raise_descriptor_limit()) return open_socket(for_address);
   std::string what = "cannot open a socket for " + for_address.to_string();
   if (error == EMFILE || error == ENFILE) return out_of_descriptors(what, error);
   return system_error(what, error);
@@ -160,6 +171,7 @@ Result<std::optional<Accepted>> try_accept(int listener) {
     }
     int error = errno;
     if (would_block(error)) return std::optional<Accepted>();
+    if (error == EMFILE && raise_descriptor_limit()) continue;
     if (error == EMFILE || error == ENFILE) {
       return out_of_descriptors("cannot accept a connection", error);
     }

@@ -1,0 +1,108 @@
+// Settings: every variable, its checks, its NCCL name, and what is misspelt.
+#include <gtest/gtest.h>
+
+#include "src/communicator/environment.h"
+
+namespace tutti {
+namespace {
+
+TEST(Config, defaults_without_variables) {
+  Config config = config_from({}).value();
+  EXPECT_TRUE(config.transports.empty());
+  EXPECT_EQ(config.init_timeout, 120);
+  EXPECT_EQ(config.slot_bytes, 256u * 1024);
+  EXPECT_TRUE(config.process_vm);
+}
+
+TEST(Config, every_variable_is_read) {
+  Config config = config_from({{"TUTTI_TRANSPORTS", "shm,tcp"},
+                               {"TUTTI_SOCKET_IFNAME", "eth"},
+                               {"TUTTI_SOCKET_FAMILY", "AF_INET6"},
+                               {"TUTTI_SOCKET_CONNECTIONS", "3"},
+                               {"TUTTI_HOST_ID", "a host"},
+                               {"TUTTI_PROCESS_VM", "0"},
+                               {"TUTTI_INIT_TIMEOUT", "1.5"},
+                               {"TUTTI_LATE_AFTER", "2"},
+                               {"TUTTI_TIMEOUT", "0.25"},
+                               {"TUTTI_TUNE", "all_reduce:0-inf:ring"},
+                               {"TUTTI_DETERMINISTIC", "1"},
+                               {"TUTTI_SLOT_BYTES", "64K"},
+                               {"TUTTI_SPIN", "1000"},
+                               {"TUTTI_FAULT", "delay=1"},
+                               {"TUTTI_DEBUG", "INFO"},
+                               {"TUTTI_DEBUG_FILE", "log.%r"}})
+                      .value();
+  EXPECT_EQ(config.transports, (std::vector<std::string>{"shm", "tcp"}));
+  EXPECT_EQ(config.socket_interface, "eth");
+  EXPECT_EQ(config.socket_family, "AF_INET6");
+  EXPECT_EQ(config.socket_connections, 3u);
+  EXPECT_EQ(config.host_id, "a host");
+  EXPECT_FALSE(config.process_vm);
+  EXPECT_EQ(config.init_timeout, 1.5);
+  EXPECT_EQ(config.late_after, 2);
+  EXPECT_EQ(config.timeout, 0.25);
+  EXPECT_EQ(config.tune, "all_reduce:0-inf:ring");
+  EXPECT_TRUE(config.deterministic);
+  EXPECT_EQ(config.slot_bytes, 64u * 1024);
+  EXPECT_EQ(config.spin, 1000u);
+  EXPECT_EQ(config.fault, "delay=1");
+  EXPECT_EQ(config.debug, "INFO");
+  EXPECT_EQ(config.debug_file, "log.%r");
+}
+
+TEST(Config, nccl_names_are_second_to_ours) {
+  Variables variables{{"NCCL_SOCKET_IFNAME", "ib"},
+                      {"NCCL_SOCKET_FAMILY", "AF_INET"},
+                      {"NCCL_HOSTID", "h"},
+                      {"NCCL_DEBUG", "version"},
+                      {"NCCL_DEBUG_FILE", "stderr"}};
+  Config config = config_from(variables).value();
+  EXPECT_EQ(config.socket_interface, "ib");
+  EXPECT_EQ(config.socket_family, "AF_INET");
+  EXPECT_EQ(config.host_id, "h");
+  EXPECT_EQ(config.debug, "WARN");
+  EXPECT_EQ(config.debug_file, "stderr");
+  variables["TUTTI_SOCKET_IFNAME"] = "eth";
+  EXPECT_EQ(config_from(variables)->socket_interface, "eth");
+}
+
+TEST(Config, bad_values_name_the_variable_and_the_value) {
+  for (auto [name, value] : {std::pair{"TUTTI_TRANSPORTS", "shm,pigeon"},
+                             {"TUTTI_TRANSPORTS", "shm,"},
+                             {"TUTTI_SOCKET_FAMILY", "AF_UNIX"},
+                             {"TUTTI_SOCKET_CONNECTIONS", "0"},
+                             {"TUTTI_SOCKET_CONNECTIONS", "99999999999999999999"},
+                             {"TUTTI_PROCESS_VM", "yes"},
+                             {"TUTTI_INIT_TIMEOUT", "0"},
+                             {"TUTTI_INIT_TIMEOUT", "-1"},
+                             {"TUTTI_INIT_TIMEOUT", "nan"},
+                             {"TUTTI_LATE_AFTER", "soon"},
+                             {"TUTTI_TIMEOUT", "1s"},
+                             {"TUTTI_DETERMINISTIC", "2"},
+                             {"TUTTI_SLOT_BYTES", "12"},
+                             {"TUTTI_SLOT_BYTES", "64KB"},
+                             {"TUTTI_SLOT_BYTES", "99999999999999999G"},
+                             {"TUTTI_SPIN", "-5"},
+                             {"TUTTI_DEBUG", "LOUD"},
+                             {"NCCL_DEBUG", "LOUD"},
+                             {"NCCL_SOCKET_FAMILY", "6"}}) {
+    Status status = config_from({{name, value}}).status();
+    EXPECT_EQ(status.code(), Code::invalid_argument) << name << "=" << value;
+    EXPECT_NE(status.message().find(std::string(name) + "=\"" + value + "\""), std::string::npos)
+        << status.message();
+  }
+}
+
+TEST(Config, unknown_variables_with_a_suggestion) {
+  auto complaints = unknown_variables({{"TUTTI_SOKET_IFNAME", "x"},
+                                       {"TUTTI_RANK", "0"},
+                                       {"TUTTI_SOMETHING_ELSE_ENTIRELY", "1"},
+                                       {"OTHER", "1"}});
+  ASSERT_EQ(complaints.size(), 2u);
+  EXPECT_EQ(complaints[0],
+            "TUTTI_SOKET_IFNAME is not a setting of tutti; did you mean TUTTI_SOCKET_IFNAME?");
+  EXPECT_EQ(complaints[1], "TUTTI_SOMETHING_ELSE_ENTIRELY is not a setting of tutti");
+}
+
+}  // namespace
+}  // namespace tutti
