@@ -2,6 +2,8 @@
 #include "transports/tcp/connection.h"
 
 #include <fmt/format.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -231,7 +233,7 @@ void Connection::begin_message(const FrameHeader& header) {
 
 Io Connection::push(std::span<const iovec> pieces) {
   while (length_ > 0) {
-    if (!status_.ok()) return Io::failed;
+    if (!status_.ok() || send_broken_) return Io::failed;
     gather_.clear();
     // Control frames fit between messages only.
     const size_t control = pushed_ == 0 ? control_.size() - control_sent_ : 0;
@@ -289,18 +291,18 @@ void Connection::send_control(FrameKind kind, uint8_t flags, std::span<const std
 bool Connection::flush() {
   if (control_.empty()) return true;
   if (sending() && pushed_ > 0) return false;  // in the middle of a message
-  while (status_.ok() && control_sent_ < control_.size()) {
+  while (status_.ok() && !send_broken_ && control_sent_ < control_.size()) {
     const ssize_t put = ::send(fd_.get(), control_.data() + control_sent_,
                                control_.size() - control_sent_, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) {
       if (errno != EAGAIN && errno != EWOULDBLOCK) socket_error("sending to", errno);
-      if (status_.ok()) wait_for_kernel();
+      if (alive()) wait_for_kernel();
       return false;
     }
     control_sent_ += static_cast<size_t>(put);
   }
-  if (!status_.ok()) return false;
+  if (!status_.ok() || send_broken_) return false;
   control_.clear();
   control_sent_ = 0;
   if (said_goodbye_) shut_down();
@@ -359,9 +361,11 @@ void Connection::end_of_stream() {
 }
 
 void Connection::socket_error(const char* what, int error) {
-  // After a failed send the socket may still hold what the peer had to say; after a failed read
-  // nothing more will come.
   const bool reading = std::string_view(what) == "reading from";
+  if (!reading && (error == ECONNRESET || error == EPIPE)) {
+    send_broken_ = true;  // the poller reads the rest, and then it is known what happened
+    return owner_->on_event();
+  }
   if (reading) stop_reading();
   if (reading && peer_left_) return;
   if (error == ECONNRESET || error == EPIPE)
@@ -371,6 +375,21 @@ void Connection::socket_error(const char* what, int error) {
                        identity_.name + " does not answer any more (" + errno_text(error) + ")"));
   fail(Status(Code::remote_error,
               fmt::format("{}: {} it failed: {}", identity_.name, what, errno_text(error))));
+}
+
+Status Connection::status() const {
+  if (!status_.ok()) return status_;
+  if (peer_left_)
+    return Status(Code::remote_error, identity_.name + " has closed its communicator");
+  if (send_broken_) return Status(Code::remote_error, identity_.name + " reset the connection");
+  return {};
+}
+
+bool Connection::finished() const {
+  if (!readable_ || !status_.ok() || send_broken_) return true;
+  int unacknowledged = 0;
+  return control_.empty() && ::ioctl(fd_.get(), SIOCOUTQ, &unacknowledged) == 0 &&
+         unacknowledged == 0;
 }
 
 }  // namespace tutti::tcp

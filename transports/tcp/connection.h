@@ -76,14 +76,14 @@ class Connection final : public Watcher {
   bool flush();  // true: no control frame is left
   // No more will be sent, or read but for the peer's end of stream.
   void say_goodbye();
-  // Nothing is left to send or to wait for.
-  bool finished() const { return !readable_ || !status_.ok(); }
+  // After the goodbye: the peer's kernel has all of it, or the peer is gone.
+  bool finished() const;
 
   // --- state
-  bool alive() const { return status_.ok() && !peer_left_; }
+  bool alive() const { return status_.ok() && !peer_left_ && !send_broken_; }
   bool readable() const { return readable_; }
   bool peer_left() const { return peer_left_; }
-  const Status& status() const { return status_; }  // why it ended; ok while alive
+  Status status() const;  // why it ended; ok while alive
   void fail(Status status);
 
   void on_ready(uint32_t events) override;
@@ -116,6 +116,8 @@ class Connection final : public Watcher {
   Status status_;
   bool readable_ = true;
   bool peer_left_ = false;
+  // Sending has failed. Whether the peer died or had said goodbye is known once all is read.
+  bool send_broken_ = false;
   bool said_goodbye_ = false;
   bool shut_down_ = false;
   bool blocked_ = false;  // the owner knows that a send waits for the kernel

@@ -51,11 +51,8 @@ bool TcpEndpoint::broken() const {
 Status TcpEndpoint::status() const {
   if (!failure_.ok()) return failure_;
   for (const Connection* connection : connections_) {
-    if (connection == nullptr) continue;
-    if (!connection->status().ok()) return connection->status();
-    if (connection->peer_left())
-      return Status(Code::remote_error,
-                    connection->identity().name + " has closed its communicator");
+    if (connection == nullptr || connection->alive()) continue;
+    return connection->status();
   }
   return {};
 }

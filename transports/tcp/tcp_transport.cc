@@ -354,7 +354,8 @@ void TcpTransport::close(Deadline deadline) {
     if (now >= deadline) break;
     for (Connection* connection : blocked_) connection->arm_write();
     blocked_.clear();
-    poller_.dispatch(deadline - now);
+    // Acknowledgements of the last bytes make no event, so this looks again every millisecond.
+    poller_.dispatch(std::min<Clock::duration>(deadline - now, std::chrono::milliseconds(1)));
   }
   const Status closed(Code::invalid_usage,
                       fmt::format("rank {}: the transport is closed", options_.rank));
