@@ -52,6 +52,7 @@ void VectorClocks<T>::receive(const At& at, uint32_t channel, uint64_t slot) {
   T& sender = data(to)[position_[index_.channels()[channel].from]];
   sender = std::max(sender, static_cast<T>(m.time));
   if (to != mine) release(mine);
+  // Only let go of it: before_send() may still ask for this message, until the next receive.
   release(m.clock);
   mine = to;
 }

@@ -73,8 +73,8 @@ class KahnRunner {
       : plan_(index.plan()),
         index_(index),
         hooks_(hooks),
-        limits_(limits),
-        layout_(index, limits),
+        limits_(clamp(index, limits)),
+        layout_(index, limits_),
         lanes_(index.lanes()),
         flow_(index.channels().size()) {
     if (limits_.share_outbox) {
@@ -115,6 +115,17 @@ class KahnRunner {
   }
 
  private:
+  // More credits than a lane has steps change nothing, but would cost memory.
+  static RunLimits clamp(const PlanIndex& index, RunLimits limits) {
+    uint32_t most = 1;
+    const uint32_t per_rank = index.shape().lanes;
+    for (uint32_t id = 0; id < index.lanes(); ++id)
+      most = std::max(most, index.plan().steps(id / per_rank, id % per_rank));
+    const uint64_t useful = uint64_t{most} * limits.rounds;
+    limits.credits = static_cast<uint32_t>(std::min<uint64_t>(limits.credits, useful));
+    return limits;
+  }
+
   static constexpr uint32_t k_idle = ~uint32_t{0};           // not blocked
   static constexpr uint32_t k_on_outbox = ~uint32_t{0} - 1;  // blocked on an outbox slot
   static constexpr uint32_t k_no_run = ~uint32_t{0};

@@ -117,6 +117,9 @@ Result<Timeline> make_timeline(const Plan& plan) {
   const PlanIndex index(plan);
   TUTTI_RETURN_IF_ERROR(index.structure());
   TUTTI_RETURN_IF_ERROR(index.matching());
+  constexpr uint64_t k_most = uint64_t{1} << 24;
+  if (CellMap(plan.shape()).cells() > k_most)
+    return Status(Code::invalid_argument, "too many chunks for a timeline");
   Timeline result;
   const RunLimits limits{plan.shape().credits, 1, true, false};
   Timing timing(index, KahnLayout(index, limits), result);

@@ -119,6 +119,7 @@ class Mutator {
 struct Tally {
   uint64_t mutants = 0, caught = 0, equivalent = 0, missed = 0, undecided = 0;
   uint64_t judged_catches = 0, alarms = 0;  // of a sample of the caught: how many were wrong / fine
+  std::map<std::string, uint64_t> survivors;  // the equivalent, by kind of change
   std::map<std::string, uint64_t> by_proof;
   std::map<std::string, uint64_t> alarm_reasons;
 };
@@ -135,7 +136,7 @@ std::string first_failed(const VerifyReport& r) {
 
 // Verifies one mutant, and has it judged where that tells something.
 void examine(const Subject& subject, const TablePlan& mutant, const std::string& what,
-             bool judge_catch, Tally& tally) {
+             const std::string& kind, bool judge_catch, Tally& tally) {
   ++tally.mutants;
   const VerifyReport report = verify(mutant);
   if (report.ok()) {
@@ -143,6 +144,7 @@ void examine(const Subject& subject, const TablePlan& mutant, const std::string&
     switch (opinion.outcome) {
       case model::Outcome::right:
         ++tally.equivalent;
+        ++tally.survivors[kind];
         break;
       case model::Outcome::undecided:
         ++tally.undecided;
@@ -171,7 +173,29 @@ void print(const char* title, const Tally& t) {
             << " undecided, " << t.missed << " missed\n  of " << t.judged_catches
             << " catches judged too, " << t.alarms << " have no wrong outcome (";
   for (const auto& [proof, count] : t.alarm_reasons) std::cout << proof << " " << count << " ";
-  std::cout << ")\n";
+  std::cout << ")\n  survivors by kind: ";
+  for (const auto& [kind, count] : t.survivors) std::cout << kind << " " << count << "; ";
+  std::cout << "\n";
+}
+
+// "recv dst_buffer"
+std::string changed_field(const Step& a, const Step& b) {
+  std::string field = "last";
+  if (a.op != b.op)
+    field = "op to " + std::string(name(b.op));
+  else if (a.peer != b.peer)
+    field = "peer";
+  else if (a.count != b.count)
+    field = "count";
+  else if (a.dst_buffer != b.dst_buffer)
+    field = "dst_buffer";
+  else if (a.src_buffer != b.src_buffer)
+    field = "src_buffer";
+  else if (a.dst != b.dst)
+    field = "dst";
+  else if (a.src != b.src)
+    field = "src";
+  return std::string(name(a.op)) + " " + field;
 }
 
 uint64_t wanted(uint64_t usual) {
@@ -229,7 +253,7 @@ TEST(Mutation, OneFieldOfOneStepIsNoticed) {
     examine(subject, TablePlan("mutant", subject.shape, std::move(table)),
             "rank " + std::to_string(p.rank) + " lane " + std::to_string(p.lane) + " step " +
                 std::to_string(p.step) + " " + to_text(original) + " -> " + to_text(changed),
-            tally.mutants % 20 == 0, tally);
+            changed_field(original, changed), tally.mutants % 20 == 0, tally);
   }
   print("one field", tally);
   expect_caught(tally);
@@ -251,6 +275,7 @@ TEST(Mutation, SwappedStepsAreNoticed) {
     examine(subject, TablePlan("mutant", subject.shape, std::move(table)),
             "rank " + std::to_string(p.rank) + " lane " + std::to_string(p.lane) + " steps " +
                 std::to_string(p.step) + " and the next swapped",
+            std::string(name(lane[p.step].op)) + "/" + std::string(name(lane[p.step + 1].op)),
             tally.mutants % 20 == 0, tally);
   }
   print("swapped steps", tally);
