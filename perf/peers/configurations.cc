@@ -56,7 +56,11 @@ std::vector<OpenMpiVariant> open_mpi_variants(bool tcp, Collective collective) {
     variants.push_back({"rabenseifner", rabenseifner});
     variants.push_back({"HAN", {"--mca", "coll_han_priority", "100"}});
   }
-  if (!tcp) variants.push_back({"pml-ucx", {"--mca", "pml", "ucx"}});
+  // Without an RDMA device UCX only takes part when told that any transport will do.
+  if (!tcp)
+    variants.push_back({"pml-ucx",
+                        {"--mca", "pml", "ucx", "--mca", "pml_ucx_tls", "any", "--mca",
+                         "pml_ucx_devices", "any"}});
   return variants;
 }
 
