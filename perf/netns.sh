@@ -134,7 +134,9 @@ for ((repeat = 0; repeat < repeats; ++repeat)); do
   for size in $sizes; do
     try run_tutti default "$size"
     try run_tutti ring "$size" TUTTI_TUNE=all_reduce:0-inf:ring
-    try run_tutti tree "$size" TUTTI_TUNE=all_reduce:0-inf:tree
+    for algorithm in double_binary_tree hierarchical_scatter hierarchical_leader; do
+      try run_tutti "$algorithm" "$size" "TUTTI_TUNE=all_reduce:0-inf:$algorithm"
+    done
     if [[ -x $bin/peer_openmpi ]] && command -v mpirun.openmpi > /dev/null; then
       try run_openmpi default "$size"
       try run_openmpi ring "$size" --mca coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 4
