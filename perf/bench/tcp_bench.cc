@@ -1,6 +1,6 @@
 // tcp_bench: latency and bandwidth of the tcp transport beside bare sockets in the same run.
 //
-//   tcp_bench [--interface lo] [--connections K] [--megabytes N]
+//   tcp_bench [--interface lo] [--connections K] [--megabytes N] [--iterations N] [--poll 0|1]
 //
 // Two processes. Latency: half a round trip of 4 bytes, both waiting by polling, and both waiting
 // by blocking. Bandwidth: N MiB each way at once in messages of 256 KiB, per direction, received
@@ -33,6 +33,8 @@ struct Settings {
   std::string interface = "lo";
   uint32_t connections = 1;
   size_t megabytes = 64;
+  int iterations = 3000;
+  bool poll = true;
 };
 
 [[noreturn]] void fail(const Status& status) {
@@ -216,11 +218,14 @@ void run(Rank rank, const Settings& settings, Meeting& meeting) {
   Series bandwidth{"both directions, each (GB/s)", 1e-9, {}, {}};
   for (int i = 0; i < k_runs; ++i) {
     for (const bool blocks : {false, true}) {
+      if (!blocks && !settings.poll) continue;
       Series& series = blocks ? blocking : polling;
       meeting.barrier();
-      series.tutti.push_back(tutti_latency(*transport, endpoint, rank, 3000, blocks));
+      series.tutti.push_back(
+          tutti_latency(*transport, endpoint, rank, settings.iterations, blocks));
       meeting.barrier();
-      series.raw.push_back(raw_latency(raw.get(), static_cast<int>(rank), 3000, blocks));
+      series.raw.push_back(
+          raw_latency(raw.get(), static_cast<int>(rank), settings.iterations, blocks));
     }
     meeting.barrier();
     bandwidth.tutti.push_back(tutti_bandwidth(*transport, endpoint, out, in));
@@ -230,7 +235,9 @@ void run(Rank rank, const Settings& settings, Meeting& meeting) {
   meeting.barrier();
   if (rank == 0) {
     std::printf("%-34s %10s %10s %8s\n", "", "tutti tcp", "bare", "ratio");
-    for (const Series* series : {&polling, &blocking, &bandwidth}) series->print();
+    for (const Series* series : {&polling, &blocking, &bandwidth}) {
+      if (!series->tutti.empty()) series->print();
+    }
   }
   transport->close(Clock::now() + std::chrono::seconds(5));
 }
@@ -244,6 +251,8 @@ int main(int argc, char** argv) {
     const std::string flag = argv[i];
     if (flag == "--interface") settings.interface = argv[i + 1];
     if (flag == "--connections") settings.connections = static_cast<uint32_t>(atoi(argv[i + 1]));
+    if (flag == "--iterations") settings.iterations = atoi(argv[i + 1]);
+    if (flag == "--poll") settings.poll = atoi(argv[i + 1]) != 0;
     if (flag == "--megabytes") settings.megabytes = static_cast<size_t>(atoi(argv[i + 1]));
   }
   void* shared = ::mmap(nullptr, sizeof(tutti::Meeting), PROT_READ | PROT_WRITE,
