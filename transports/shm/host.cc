@@ -61,7 +61,9 @@ Result<Card> make_card(const std::string& host_id) {
   if (host_id.size() < card.host_id.size()) {
     copy_text(card.host_id, host_id);
   } else {
-    const Mac digest = hmac_sha256({}, {std::as_bytes(std::span(host_id))});
+    static constexpr char k_label[] = "tutti host id";
+    const Mac digest =
+        hmac_sha256(std::as_bytes(std::span(k_label)), {std::as_bytes(std::span(host_id))});
     copy_text(card.host_id, hex(std::span(digest).first(20)));
   }
   char hostname[256] = {};
