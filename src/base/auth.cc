@@ -32,8 +32,10 @@ std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-const unsigned char* raw(const std::byte* bytes) {
-  return reinterpret_cast<const unsigned char*>(bytes);
+// libsodium wants no null pointers, not even for nothing.
+const unsigned char* raw(std::span<const std::byte> bytes) {
+  static constexpr unsigned char k_nothing = 0;
+  return bytes.empty() ? &k_nothing : reinterpret_cast<const unsigned char*>(bytes.data());
 }
 
 const char* endianness_name(std::byte mark) {
@@ -45,9 +47,9 @@ const char* endianness_name(std::byte mark) {
 Mac hmac_sha256(std::span<const std::byte> key,
                 std::initializer_list<std::span<const std::byte>> parts) {
   crypto_auth_hmacsha256_state state;
-  crypto_auth_hmacsha256_init(&state, raw(key.data()), key.size());
+  crypto_auth_hmacsha256_init(&state, raw(key), key.size());
   for (std::span<const std::byte> part : parts) {
-    crypto_auth_hmacsha256_update(&state, raw(part.data()), part.size());
+    crypto_auth_hmacsha256_update(&state, raw(part), part.size());
   }
   Mac mac;
   crypto_auth_hmacsha256_final(&state, reinterpret_cast<unsigned char*>(mac.data()));
