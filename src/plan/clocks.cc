@@ -8,7 +8,6 @@ namespace {
 // to = max(a, b), component by component; `to` may be `a`.
 template <class T>
 void join(T* to, const T* a, const T* b, uint32_t width) {
-#pragma GCC ivdep
   for (uint32_t i = 0; i < width; ++i) to[i] = std::max(a[i], b[i]);
 }
 
