@@ -4,15 +4,9 @@
 
 #include <charconv>
 
-#include "transports/local/local_transport.h"
-#if __has_include("transports/shm/shm_transport.h")
-#include "transports/shm/shm_transport.h"
-#define HAVE_SHM
-#endif
-#if __has_include("transports/faulty/faulty.h")
 #include "transports/faulty/faulty.h"
-#define HAVE_FAULTY
-#endif
+#include "transports/local/local_transport.h"
+#include "transports/shm/shm_transport.h"
 #include "transports/tcp/tcp.h"
 
 namespace tutti {
@@ -24,16 +18,10 @@ Result<std::unique_ptr<Transport>> make_transport(std::string_view name,
       Status(Code::invalid_argument,
              fmt::format("no transport \"{}\"; there are local, shm and tcp", name));
   if (name == "local") made = make_local_transport(options);
-#ifdef HAVE_SHM
   if (name == "shm") made = make_shm_transport(options);
-#endif
   if (name == "tcp") made = make_tcp_transport(options);
   if (!made || fault.empty()) return made;
-#ifdef HAVE_FAULTY
   return make_faulty_transport(std::move(*made), fault, options.rank);
-#else
-  return made;
-#endif
 }
 
 Result<std::string> find_card(std::string_view cards, std::string_view name) {

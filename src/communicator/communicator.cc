@@ -33,7 +33,7 @@ Result<std::unique_ptr<Communicator>> Communicator::create(const UniqueId& id, R
     return Status(Code::invalid_argument, fmt::format("rank {} of {} ranks", rank, ranks));
   const Deadline deadline = after(config.init_timeout);
   Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(
-      id, {rank, ranks, config.socket_interface, config.socket_family, deadline});
+      id, {rank, ranks, config.socket_interface, config.socket_family, deadline, k_plan_format});
   if (!bootstrap) return bootstrap.status();
   Result<std::unique_ptr<Impl>> impl =
       Impl::connect(std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config,

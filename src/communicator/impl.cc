@@ -14,6 +14,9 @@ namespace {
 
 // Waiting longer than this, a rank looks at what its peer is doing.
 constexpr Clock::duration k_compare_after = std::chrono::milliseconds(5);
+// Without any progress for so long, a message of a peer that is in a later call is not on its way.
+constexpr Clock::duration k_left_behind_memory = std::chrono::seconds(1);
+constexpr Clock::duration k_left_behind_network = std::chrono::seconds(10);
 
 uint64_t mix(uint64_t h, uint64_t word) {
   h ^= word * 0x9e3779b97f4a7c15ULL;
@@ -177,16 +180,16 @@ Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entr
   const uint64_t bytes = call.count * size_of(call.dtype);
   Result<PlanPtr> plan = planner_->plan(call.collective, bytes, call.root, key.in_place);
   if (!plan) return plan.status();
-  if (!key.in_place && call.collective != Collective::barrier) {
-    // Where the forms differ even in their chunks, everybody runs the in-place one.
-    Result<PlanPtr> other = planner_->plan(call.collective, bytes, call.root, true);
+  if (call.collective != Collective::barrier) {
+    Result<PlanPtr> other = planner_->plan(call.collective, bytes, call.root, !key.in_place);
     if (!other) return other.status();
-    if ((*other)->shape().chunks != (*plan)->shape().chunks) {
-      if (call.collective != Collective::all_reduce)
-        return Status(Code::internal_error, fmt::format("{}: its two forms do not fit each other",
-                                                        (*plan)->algorithm()));
-      entry->copy_first = true;
-      plan = other;
+    if (!same_messages(**plan, **other)) {
+      // All ranks must run the same form: that in place for all_reduce, where the way there is a
+      // copy from input to output, else that out of place, after a copy of the input.
+      const bool reduce_in_place = call.collective == Collective::all_reduce;
+      entry->copy_first = reduce_in_place && !key.in_place;
+      entry->stage_input = !reduce_in_place && key.in_place;
+      if (entry->copy_first || entry->stage_input) plan = other;
     }
   }
   const std::string& algorithm = (*plan)->algorithm();
@@ -197,7 +200,7 @@ Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entr
   }
   const ReduceOp op = call.reduction.op == ReduceOp::premul_sum ? ReduceOp::sum : call.reduction.op;
   Result<std::unique_ptr<BoundPlan>> bound =
-      bind({*plan, call.count, call.dtype, op, max_message_}, rank_);
+      bind({*plan, call.count, call.dtype, op, config_.slot_bytes, by_reference_}, rank_);
   if (!bound) return bound.status();
   entry->bound = std::move(*bound);
   return entry;
@@ -216,11 +219,16 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
 
   const void* send = call.send;
   const bool premul = call.reduction.op == ReduceOp::premul_sum;
-  if (premul && call.count > 0) {
+  if ((premul || entry.stage_input) && call.count > 0 && send != nullptr) {
     const uint64_t elements = call.count * (has_blocks(call.collective, true) ? ranks_ : 1);
-    entry.scaled.resize(elements * size_of(call.dtype));
-    kernels::scale(call.dtype, entry.scaled.data(), call.send, elements, call.reduction.scalar_bits);
-    send = entry.scaled.data();
+    const size_t bytes = elements * size_of(call.dtype);
+    entry.staged.resize(bytes);
+    if (premul) {
+      kernels::scale(call.dtype, entry.staged.data(), send, elements, call.reduction.scalar_bits);
+    } else {
+      kernels::copy(entry.staged.data(), send, bytes);
+    }
+    send = entry.staged.data();
   }
   if (entry.copy_first && call.count > 0) {
     const size_t input = call.count * size_of(call.dtype);
@@ -292,7 +300,7 @@ Status Communicator::Impl::check(Clock::duration waited, Rank waiting_for) {
   TUTTI_RETURN_IF_ERROR(lost);
   if (waited > k_compare_after && waiting_for != rank_) {
     TUTTI_RETURN_IF_ERROR(bootstrap_->progress());
-    TUTTI_RETURN_IF_ERROR(compare_calls(waiting_for));
+    TUTTI_RETURN_IF_ERROR(compare_calls(waiting_for, waited));
   }
   const double seconds = std::chrono::duration<double>(waited).count();
   if (seconds > config_.late_after && !late_reported_) report_late(waited, waiting_for);
@@ -309,11 +317,19 @@ void Communicator::Impl::block(Clock::duration timeout) {
   for (const auto& t : all) t->wait(timeout / static_cast<int>(all.size()));
 }
 
-// A peer that is in the call of the same number, but another call, will never send what is expected.
-Status Communicator::Impl::compare_calls(Rank peer) {
+// A peer that is in the call of the same number, but another call, will never send what is expected;
+// nor will one that has left this call behind, once what it sent must have arrived.
+Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
   const std::optional<CallRecord> theirs = router_->transport(peer).peer_call(peer);
-  if (!theirs || theirs->sequence != record_.sequence || theirs->signature == record_.signature)
-    return {};
+  if (!theirs || theirs->sequence < record_.sequence) return {};
+  const bool memory = router_->capabilities(peer).pull;
+  const bool left = theirs->sequence > record_.sequence &&
+                    waited > (memory ? k_left_behind_memory : k_left_behind_network);
+  if (left)
+    return Status(Code::invalid_usage,
+                  fmt::format("rank {} waits in {} for rank {}, which has left that call for {}",
+                              rank_, describe_call(record_), peer, describe_call(*theirs)));
+  if (theirs->sequence > record_.sequence || theirs->signature == record_.signature) return {};
   return Status(Code::invalid_usage,
                 fmt::format("rank {} calls {}, but rank {} calls {}", rank_, describe_call(record_),
                             peer, describe_call(*theirs)));
@@ -359,6 +375,13 @@ std::string Communicator::Impl::describe_peer(Rank peer) const {
 // The caller learns which call failed; the first cause of all ranks wins.
 Status Communicator::Impl::finish(Status status, const char* what) {
   if (broken_.load(std::memory_order_acquire)) return error();
+  // Where the peers' calls are known, a mismatch is told with both sides.
+  if (status.code() == Code::invalid_usage && *what == '\0')
+    for (Rank r = 0; r < ranks_; ++r)
+      if (Status both = r == rank_ ? Status() : compare_calls(r, {}); !both.ok()) {
+        status = std::move(both);
+        break;
+      }
   // A peer that closed its connection may have said why before: the cause is worth more.
   if (status.code() == Code::remote_error)
     if (std::optional<Status> posted = adopted_error()) return *posted;

@@ -89,7 +89,8 @@ class Communicator::Impl final : public Monitor {
     bool copy_first = false;            // out of place, but the plan is the in-place form
     std::unique_ptr<BoundPlan> bound;   // otherwise
     uint64_t signature = 0;
-    std::vector<std::byte> scaled;      // premul_sum: this rank's input times its scalar
+    bool stage_input = false;           // in place, but the plan is the other form
+    std::vector<std::byte> staged;      // this rank's input, moved away or times premul_sum's scalar
   };
 
   Impl() = default;
@@ -110,7 +111,7 @@ class Communicator::Impl final : public Monitor {
 
   Status latch(Status status, Rank culprit);
   std::optional<Status> adopted_error();
-  Status compare_calls(Rank peer);
+  Status compare_calls(Rank peer, Clock::duration waited);
   void report_late(Clock::duration waited, Rank waiting_for);
   std::string describe_call(const CallRecord& record) const;
   std::string describe_peer(Rank peer) const;
@@ -127,7 +128,7 @@ class Communicator::Impl final : public Monitor {
   std::unique_ptr<SharedDirect> shared_;
   std::unique_ptr<Exchange> exchange_;
   WaitPolicy policy_;
-  uint64_t max_message_ = 0;
+  bool by_reference_ = false;  // on every rank, receivers read senders' memory
   void* fork_guard_ = nullptr;  // a page that is zero in a forked child
 
   std::unordered_map<CallKey, std::unique_ptr<Entry>, KeyHash> entries_;

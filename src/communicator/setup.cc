@@ -118,6 +118,7 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   options.connections_per_peer = config_.socket_connections;
   options.oversubscribed = policy_.spins == 0;
   options.process_vm = config_.process_vm;
+  options.host_id = config_.host_id;
   std::vector<std::unique_ptr<Transport>> transports;
   for (const std::string& name : names) {
     Result<std::unique_ptr<Transport>> made = make_transport(name, options, config_.fault);
@@ -171,7 +172,7 @@ Status Communicator::Impl::agree(Deadline deadline) {
       bootstrap_->all_gather(std::string(1, static_cast<char>(bits)), deadline);
   if (!all) return all.status();
   for (const std::string& b : *all) bits &= b.empty() ? uint8_t{0} : static_cast<uint8_t>(b[0]);
-  max_message_ = (bits & k_all_pull) ? 0 : config_.slot_bytes;
+  by_reference_ = (bits & k_all_pull) != 0;
   if (bits & k_all_shared)
     shared_ = std::make_unique<SharedDirect>(*neighbour, rank_, ranks_, *this, policy_,
                                              SharedDirectTuning{});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <set>
 
 #include "src/executor/lane_run.h"
@@ -15,7 +16,8 @@ namespace {
 // otherwise hold 1024 tables of 4096 steps.
 constexpr uint32_t k_table_steps = 1024;
 // Steps that longest_message() reads before it samples.
-constexpr uint64_t k_scan_steps = uint64_t{1} << 21;
+constexpr uint64_t k_scan_steps = uint64_t{1} << 18;
+constexpr uint64_t k_compare_steps = uint64_t{1} << 16;
 
 uint32_t longest_message(const Plan& plan, Rank rank) {
   uint32_t longest = 0;
@@ -27,6 +29,40 @@ uint32_t longest_message(const Plan& plan, Rank rank) {
     }
   }
   return longest;
+}
+
+// The ranks to read when a plan is looked at as a whole: all of them while `steps` allow it, else
+// evenly spaced ones, the last and the root.
+std::set<Rank> sample_ranks(const Plan& plan, uint64_t steps) {
+  const uint32_t n = plan.shape().ranks;
+  uint64_t per_rank = 1;
+  for (Lane lane = 0; lane < plan.shape().lanes; ++lane) per_rank += plan.steps(n / 2, lane);
+  const uint64_t take = std::clamp<uint64_t>(steps / per_rank, 1, n);
+  std::set<Rank> sample{n - 1, plan.shape().root};
+  for (uint64_t i = 0; i < take; ++i) sample.insert(static_cast<Rank>(i * n / take));
+  return sample;
+}
+
+// The next message at or after `index`, or nothing.
+std::optional<Step> next_message(const Plan& plan, Rank rank, Lane lane, uint32_t* index) {
+  for (const uint32_t n = plan.steps(rank, lane); *index < n; ++*index) {
+    const Step s = plan.step_at(rank, lane, *index);
+    if (s.op == Op::send || reads_message(s.op)) return s;
+  }
+  return std::nullopt;
+}
+
+bool same_messages(const Plan& a, const Plan& b, Rank rank, Lane lane) {
+  auto chunk = [](const Plan& p, const Step& s) {
+    return (s.op == Op::send ? s.src : s.dst) % std::max(1u, p.shape().chunks);
+  };
+  for (uint32_t i = 0, j = 0;; ++i, ++j) {
+    const std::optional<Step> x = next_message(a, rank, lane, &i), y = next_message(b, rank, lane, &j);
+    if (!x || !y) return !x && !y;
+    if ((x->op == Op::send) != (y->op == Op::send) || x->peer != y->peer || x->count != y->count ||
+        (x->count > 0 && chunk(a, *x) != chunk(b, *y)))
+      return false;
+  }
 }
 
 }  // namespace
@@ -80,18 +116,17 @@ Action LaneProgram::action(uint32_t index) const {
 }
 
 uint32_t longest_message(const Plan& plan) {
-  const uint32_t n = plan.shape().ranks;
-  std::set<Rank> sample;
-  uint64_t steps = 0;
-  for (Lane lane = 0; lane < plan.shape().lanes; ++lane) steps += plan.steps(n / 2, lane);
-  const uint64_t affordable = std::max<uint64_t>(8, k_scan_steps / std::max<uint64_t>(steps, 1));
-  for (uint64_t i = 0, take = std::min<uint64_t>(affordable, n); i < take; ++i)
-    sample.insert(static_cast<Rank>(i * n / take));
-  sample.insert(n - 1);
-  sample.insert(plan.shape().root);
   uint32_t longest = 0;
-  for (Rank r : sample) longest = std::max(longest, longest_message(plan, r));
+  for (Rank r : sample_ranks(plan, k_scan_steps)) longest = std::max(longest, longest_message(plan, r));
   return longest;
+}
+
+bool same_messages(const Plan& a, const Plan& b) {
+  if (a.shape().chunks != b.shape().chunks || a.shape().lanes != b.shape().lanes) return false;
+  for (Rank r : sample_ranks(a, k_compare_steps))
+    for (Lane lane = 0; lane < a.shape().lanes; ++lane)
+      if (!same_messages(a, b, r, lane)) return false;
+  return true;
 }
 
 Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
@@ -103,10 +138,10 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
                               plan.algorithm(), shape.credits, k_endpoint_credits));
   auto bound = std::make_unique<BoundPlan>();
   bound->request = request;
-  const uint64_t max_chunk =
-      request.max_message == 0
-          ? 0
-          : std::max<uint64_t>(1, request.max_message / std::max(1u, longest_message(plan)));
+  // A message of one chunk is contiguous; one of several may not be, and then goes through a slot.
+  const uint32_t longest = std::max(1u, longest_message(plan));
+  const bool any_size = request.by_reference && longest == 1;
+  const uint64_t max_chunk = any_size ? 0 : std::max<uint64_t>(1, request.slot_bytes / longest);
   bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk);
   bound->divisor = request.op == ReduceOp::avg ? shape.ranks : 0;
 

@@ -56,7 +56,8 @@ struct BindRequest {
   uint64_t count = 0;  // elements of a block
   DType dtype = DType::int8;
   ReduceOp op = ReduceOp::sum;
-  uint64_t max_message = 0;  // bytes that one message may carry; 0: any
+  uint64_t slot_bytes = 0;   // the most that a message through a slot may carry
+  bool by_reference = false;  // contiguous messages of any length are read where they are
 };
 
 class LaneRun;
@@ -78,6 +79,11 @@ struct BoundPlan {
 // The largest `count` of any message of the plan: what rounds have to make fit into a slot. Exact
 // up to a few million steps; beyond, over a sample of ranks that contains the irregular ones.
 uint32_t longest_message(const Plan& plan);
+
+// Whether two forms of a plan (in place or not) exchange the same messages, so that ranks may mix
+// them. A pure function of the plans: all ranks come to the same answer. Up to 64 thousand steps it is
+// exact; beyond, it looks at a sample of ranks.
+bool same_messages(const Plan& a, const Plan& b);
 
 // Errors: unsupported when the plan needs more credits than endpoints have; system_error when the
 // scratch memory cannot be had.

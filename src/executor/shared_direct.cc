@@ -140,11 +140,9 @@ void SharedDirect::copy_in(const Job& job, const Piece& piece) {
 void SharedDirect::reduce_slice(const Job& job, const Piece& piece) {
   const auto [first, last] = slice(piece.count, job.element, rank_);
   if (first == last) return;
-  // The owner's operand first, then its successors: the order of direct_two_shot's passes.
   sources_.clear();
-  sources_.push_back(job.send + (piece.offset + first) * job.element);
-  for (uint32_t i = 1; i < ranks_; ++i)
-    sources_.push_back(area((rank_ + i) % ranks_, piece.epoch) + first * job.element);
+  for (Rank r = 0; r < ranks_; ++r) sources_.push_back(area(r, piece.epoch) + first * job.element);
+  sources_[rank_] = job.send + (piece.offset + first) * job.element;
   void* destinations[] = {job.recv + (piece.offset + first) * job.element,
                           result(rank_, piece.epoch)};
   kernels::reduce(job.dtype, job.op, sources_, destinations, last - first, job.divisor);
@@ -259,12 +257,11 @@ Status SharedDirect::direct_tile(const Job& job, const std::vector<Buffers>& buf
   const size_t offset = first * job.element, bytes = count * job.element;
   sources_.clear();
   destinations_.clear();
-  for (uint32_t i = 0; i < ranks_; ++i) {
-    const Rank r = (rank_ + i) % ranks_;
+  for (Rank r = 0; r < ranks_; ++r) {
     if (mapped_in_[r] != nullptr) {
       sources_.push_back(mapped_in_[r] + offset);
     } else {
-      std::byte* tile = tiles_.data() + i * (tiles_.size() / ranks_);
+      std::byte* tile = tiles_.data() + r * (tiles_.size() / ranks_);
       TUTTI_RETURN_IF_ERROR(
           transport_.remote_read(r, buffers[r].input.offset + offset, {tile, bytes}));
       sources_.push_back(tile);

@@ -1,8 +1,9 @@
 // Shared direct: all_reduce and barrier for ranks that share memory windows (one host, one process).
 //
-// An executor specialisation for the recognised plans direct_one_shot and direct_two_shot: same
-// operands in the same order, hence the same bits, but a chunk is published once for all readers
-// instead of being sent to each. Four ways to move the bytes, the same choice on every rank:
+// An executor specialisation for the recognised plans direct_one_shot and direct_two_shot: a chunk is
+// published once for all readers instead of being sent to each. Operands are joined in the order of
+// the ranks, as in direct_one_shot, whatever the size and the path: equal inputs give equal bits.
+// Four ways to move the bytes, the same choice on every rank:
 //
 //   line      <= 48 B: the payload travels in the cache line of the flag
 //   publish   small: one copy into the window, every rank reduces everything (one-shot)
