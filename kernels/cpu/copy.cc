@@ -1,6 +1,7 @@
-// copy(): memcpy, and streaming stores for large copies on AMD. There memcpy of 8 MiB and more was
-// measured at 60-70 % of streaming; on Intel, whose `rep movsb` does not read the destination
-// first, memcpy was 20 % ahead. See docs/numbers.md for reduce(), which streams on both.
+// copy() and publish(): memcpy but for AMD, where glibc's `rep movsb` was measured at 2 GB/s when
+// source and destination lie differently within their pages (malloc's large buffers do) and at 60-70 %
+// of streaming stores from 8 MiB on. On Intel, whose `rep movsb` does not read the destination first,
+// memcpy was 20 % ahead. See docs/numbers.md for reduce(), which streams on both.
 #include <cstdint>
 #include <cstring>
 
@@ -42,10 +43,31 @@ void stream_copy(void* dst, const void* src, size_t bytes) {
 void streaming_fence() { _mm_sfence(); }
 
 namespace {
-bool copies_stream() {
+
+bool on_amd() {
   static const bool k_amd = __builtin_cpu_is("amd");
   return k_amd;
 }
+
+void vector_copy(void* dst, const void* src, size_t bytes) {
+  auto* to = static_cast<uint8_t*>(dst);
+  const auto* from = static_cast<const uint8_t*>(src);
+  const size_t head = (64 - reinterpret_cast<uintptr_t>(to) % 64) % 64;
+  std::memcpy(to, from, head);
+  size_t at = head;
+  for (; bytes - at >= 64; at += 64) {
+    const auto* line = reinterpret_cast<const __m128i*>(from + at);
+    auto* out = reinterpret_cast<__m128i*>(to + at);
+    const __m128i a = _mm_loadu_si128(line), b = _mm_loadu_si128(line + 1);
+    const __m128i c = _mm_loadu_si128(line + 2), d = _mm_loadu_si128(line + 3);
+    _mm_store_si128(out, a);
+    _mm_store_si128(out + 1, b);
+    _mm_store_si128(out + 2, c);
+    _mm_store_si128(out + 3, d);
+  }
+  std::memcpy(to + at, from + at, bytes - at);
+}
+
 }  // namespace
 
 #else
@@ -56,18 +78,31 @@ void stream_copy(void* dst, const void* src, size_t bytes) {
 void streaming_fence() {}
 
 namespace {
-bool copies_stream() { return false; }
+bool on_amd() { return false; }
+void vector_copy(void* dst, const void* src, size_t bytes) { std::memcpy(dst, src, bytes); }
 }  // namespace
 
 #endif
 
+namespace {
+constexpr size_t k_vector_bytes = 2048;         // glibc uses vectors itself below
+constexpr size_t k_publish_bytes = 16 * 1024;   // below, the trip through memory shows in latency
+}  // namespace
+
 void copy(void* dst, const void* src, size_t bytes) {
-  if (bytes >= k_streaming_bytes && copies_stream()) {
+  if (bytes >= k_vector_bytes && on_amd()) {
+    if (bytes < k_streaming_bytes) return vector_copy(dst, src, bytes);
     stream_copy(dst, src, bytes);
     streaming_fence();
   } else if (bytes > 0) {
     std::memcpy(dst, src, bytes);
   }
+}
+
+void publish(void* dst, const void* src, size_t bytes) {
+  if (bytes < k_publish_bytes || !on_amd()) return copy(dst, src, bytes);
+  stream_copy(dst, src, bytes);
+  streaming_fence();
 }
 
 }  // namespace tutti::kernels

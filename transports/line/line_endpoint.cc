@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "transports/line/line_transport.h"
-#include "transports/line/slot_copy.h"
+#include "kernels/cpu/kernels.h"
 
 namespace tutti::line {
 namespace {
@@ -23,7 +23,7 @@ size_t total_of(std::span<const iovec> pieces) {
 void gather(std::byte* dst, std::span<const iovec> pieces) {
   for (const iovec& piece : pieces) {
     if (piece.iov_len == 0) continue;
-    copy_to_slot(dst, static_cast<const std::byte*>(piece.iov_base), piece.iov_len);
+    kernels::publish(dst, static_cast<const std::byte*>(piece.iov_base), piece.iov_len);
     dst += piece.iov_len;
   }
 }
@@ -330,7 +330,7 @@ Status LineEndpoint::fetch(size_t offset, std::span<std::byte> dst) {
   }
   if (dst.empty()) return {};
   if (message.data != nullptr) {
-    copy_from_slot(dst.data(), message.data + offset, dst.size());
+    kernels::copy(dst.data(), message.data + offset, dst.size());
     return {};
   }
   Place place;
@@ -357,7 +357,7 @@ Io LineEndpoint::recv(std::span<const iovec> pieces, uint64_t* signature, size_t
     if (part == 0) continue;
     auto* dst = static_cast<std::byte*>(piece.iov_base);
     if (message.data != nullptr) {
-      copy_from_slot(dst, message.data + offset, part);
+      kernels::copy(dst, message.data + offset, part);
     } else if (Status s = fetch(offset, {dst, part}); !s.ok()) {
       break_with(std::move(s));
       return Io::failed;
