@@ -1,7 +1,8 @@
 // copy() and publish(): memcpy but for AMD, where glibc's `rep movsb` was measured at 2 GB/s when
-// source and destination lie differently within their pages (malloc's large buffers do) and at 60-70 %
-// of streaming stores from 8 MiB on. On Intel, whose `rep movsb` does not read the destination first,
-// memcpy was 20 % ahead. See docs/numbers.md for reduce(), which streams on both.
+// source and destination lie differently within their pages (malloc's large buffers do) and at
+// 60-70 % of streaming stores from 8 MiB on. On Intel, whose `rep movsb` does not read the
+// destination first, memcpy was 20 % ahead. See docs/numbers.md for reduce(), which streams on
+// both.
 #include <cstdint>
 #include <cstring>
 
@@ -85,8 +86,8 @@ void vector_copy(void* dst, const void* src, size_t bytes) { std::memcpy(dst, sr
 #endif
 
 namespace {
-constexpr size_t k_vector_bytes = 2048;         // glibc uses vectors itself below
-constexpr size_t k_publish_bytes = 16 * 1024;   // below, the trip through memory shows in latency
+constexpr size_t k_vector_bytes = 2048;        // glibc uses vectors itself below
+constexpr size_t k_publish_bytes = 16 * 1024;  // below, the trip through memory shows in latency
 }  // namespace
 
 void copy(void* dst, const void* src, size_t bytes) {

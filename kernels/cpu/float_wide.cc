@@ -32,6 +32,18 @@ struct WideFloat {
       return {{hn::Add(a.v[0], b.v[0])}};
     }
   }
+  // NaN is rare: two vectors share a test, and a block without one is stored as it is.
+  template <size_t U>
+  HWY_INLINE void finish_block(const Acc (&acc)[U], V (&out)[U]) const {
+    TUTTI_UNROLL
+    for (size_t u = 0; u < U; ++u) out[u] = divider.apply(D(), acc[u].v[0]);
+    auto nan = either_nan(D(), out[0], out[U - 1]);
+    TUTTI_UNROLL
+    for (size_t u = 1; u + 1 < U; u += 2) nan = hn::Or(nan, either_nan(D(), out[u], out[u + 1]));
+    if (HWY_LIKELY(hn::AllFalse(D(), nan))) return;
+    TUTTI_UNROLL
+    for (size_t u = 0; u < U; ++u) out[u] = canonical_nan(D(), out[u]);
+  }
   HWY_INLINE V finish(Acc a) const { return canonical_nan(D(), divider.apply(D(), a.v[0])); }
   HWY_INLINE void store(V v, uint8_t* p) const { store_bytes(D(), v, p); }
 

@@ -26,6 +26,22 @@ HWY_INLINE V canonical_nan(D d, V v) {
   return hn::IfThenElse(hn::IsNaN(v), nan, v);
 }
 
+// Lanes where a or b is NaN. x86 compares both at once, which Highway has no name for.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE hn::Mask<D> either_nan(D d, V a, V b) {
+#if HWY_TARGET == HWY_AVX2
+  (void)d;
+  if constexpr (sizeof(hn::TFromD<D>) == 4) {
+    return hn::Mask<D>{_mm256_cmp_ps(a.raw, b.raw, _CMP_UNORD_Q)};
+  } else {
+    return hn::Mask<D>{_mm256_cmp_pd(a.raw, b.raw, _CMP_UNORD_Q)};
+  }
+#else
+  (void)d;
+  return hn::Or(hn::IsNaN(a), hn::IsNaN(b));
+#endif
+}
+
 // Rounds to `kDigits` significant bits, to nearest even, but no finer than the spacing just above
 // 2^kMinExponent: the grid of a narrow float, denormals included. |v| below 2^100, or infinite, or
 // NaN, which stay.

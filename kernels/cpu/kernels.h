@@ -27,8 +27,8 @@ void reduce(DType dtype, ReduceOp op, std::span<const void* const> sources,
 // dst = src for `bytes` bytes; no overlap. Streams past the caches when that measures faster.
 void copy(void* dst, const void* src, size_t bytes);
 
-// The same for memory that a rank on another core reads next: where it measures faster, the bytes do
-// not stay in this core's cache. Complete before any later store.
+// The same for memory that a rank on another core reads next: where it measures faster, the bytes
+// do not stay in this core's cache. Complete before any later store.
 void publish(void* dst, const void* src, size_t bytes);
 
 // dst[i] = round(src[i] * scalar) in `dtype`; dst may be src. `scalar_bits` holds one element of

@@ -91,11 +91,22 @@ HWY_INLINE void load_first(const F& format, const uint8_t* source, typename F::A
   for (size_t u = 0; u < U; ++u) acc[u] = format.load(source + u * F::k_bytes);
 }
 
+// A Format may finish a block at once (finish_block), where that is cheaper.
+template <class F, size_t U>
+HWY_INLINE void finish_all(const F& format, const typename F::Acc (&acc)[U],
+                           typename F::Packed (&packed)[U]) {
+  if constexpr (requires { format.finish_block(acc, packed); }) {
+    format.finish_block(acc, packed);
+  } else {
+    TUTTI_UNROLL
+    for (size_t u = 0; u < U; ++u) packed[u] = format.finish(acc[u]);
+  }
+}
+
 template <class F, size_t U>
 HWY_INLINE void store_all(const F& format, const Pass& pass, size_t at, typename F::Acc (&acc)[U]) {
   typename F::Packed packed[U];
-  TUTTI_UNROLL
-  for (size_t u = 0; u < U; ++u) packed[u] = format.finish(acc[u]);
+  finish_all<F, U>(format, acc, packed);
   for (size_t d = 0; d < pass.destination_count; ++d) {
     uint8_t* const destination = pass.destination(d, at);
     TUTTI_UNROLL
@@ -128,10 +139,10 @@ HWY_INLINE size_t reduce_two(const F& format, const Pass& pass, size_t at, size_
     for (size_t u = 0; u < U; ++u) {
       acc[u] = format.combine(acc[u], format.load(b + at + u * F::k_bytes));
     }
+    typename F::Packed packed[U];
+    finish_all<F, U>(format, acc, packed);
     TUTTI_UNROLL
-    for (size_t u = 0; u < U; ++u) {
-      format.store(format.finish(acc[u]), out + at + u * F::k_bytes);
-    }
+    for (size_t u = 0; u < U; ++u) format.store(packed[u], out + at + u * F::k_bytes);
   }
   return at;
 }

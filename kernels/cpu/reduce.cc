@@ -66,7 +66,7 @@ void advance(const void** pointers, size_t count, size_t bytes) {
 // A large pass, a piece at a time: destinations that are sources are stored to (their lines are in
 // the cache anyway), the others get a copy streamed from a piece that stays in L1.
 void run_streaming(const Pass& pass) {
-  constexpr size_t k_piece = 8192;
+  constexpr size_t k_piece = 32768;
   alignas(64) uint8_t piece[k_piece];
   const void* sources[k_streaming_sources];
   void* destinations[k_streaming_destinations + 1];
