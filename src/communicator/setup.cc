@@ -79,9 +79,16 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
 void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) {
   const auto here = std::count_if(peers.begin(), peers.end(),
                                   [&](const PeerIdentity& p) { return p.host == peers[rank_].host; });
+  // A short spin catches what is already on its way; longer, it would take the CPU from the very rank
+  // that is waited for whenever other programs or containers share the machine.
   const bool crowded = static_cast<uint32_t>(here) > available_cpus();
-  policy_.spins = crowded ? 0 : config_.spin > 0 ? config_.spin : 4000;
-  if (crowded) policy_.check_every = 32;
+  policy_.spins = crowded ? 0 : config_.spin > 0 ? config_.spin : 200;
+  const bool one_host = static_cast<size_t>(here) == peers.size();
+  const bool memory = one_host && (config_.transports.empty() || config_.transports[0] != "tcp");
+  if (!memory) {  // every poll of a socket is a system call
+    policy_.spins = std::min(policy_.spins, 16u);
+    policy_.check_every = 16;
+  }
 }
 
 Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peers, const Key& key,

@@ -11,13 +11,18 @@ using Names = std::vector<std::string_view>;
 
 constexpr uint64_t k_small = 16 * 1024;    // latency counts
 constexpr uint64_t k_medium = 256 * 1024;  // steps still count, bytes too
+constexpr uint64_t k_large = 4 << 20;      // from here on only bytes count
 constexpr uint32_t k_direct_ranks = 64;    // all-to-all among more ranks costs too many messages
 
 // Algorithms in order of preference; the first that serves the request is taken.
 Names all_reduce(const Placement& p, uint64_t bytes) {
   if (p.shared) return bytes <= 4096 ? Names{"direct_one_shot"} : Names{"direct_two_shot"};
   const bool grouped = !p.hierarchy.level.empty();
-  if (grouped && bytes <= k_small) return {"hierarchical_leader", "recursive_doubling"};
+  // Halving and doubling move a ring's bytes in fewer steps where the hosts are a power of two.
+  const bool even = (p.hosts & (p.hosts - 1)) == 0;
+  if (grouped && bytes <= k_small) return {"hierarchical_leader_doubling", "recursive_doubling"};
+  if (grouped && even && bytes <= k_large)
+    return {"hierarchical_scatter_doubling", "hierarchical_leader_doubling", "ring"};
   if (grouped) return {"hierarchical_scatter", "hierarchical_leader", "ring"};
   if (bytes <= k_small) return {"recursive_doubling", "ring"};
   if (bytes <= k_medium) return {"halving_doubling", "ring"};
