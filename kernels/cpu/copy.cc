@@ -1,8 +1,7 @@
 // copy() and publish(): memcpy but for AMD, where glibc's `rep movsb` was measured at 2 GB/s when
 // source and destination lie differently within their pages (malloc's large buffers do) and at
 // 60-70 % of streaming stores from 8 MiB on. On Intel, whose `rep movsb` does not read the
-// destination first, memcpy was 20 % ahead. See docs/numbers.md for reduce(), which streams on
-// both.
+// destination first, memcpy was 20 % ahead.
 #include <cstdint>
 #include <cstring>
 

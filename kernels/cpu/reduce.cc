@@ -6,7 +6,6 @@
 #include "kernels/cpu/float_mode.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/pass.h"
-#include "kernels/cpu/streaming.h"
 
 namespace tutti::kernels {
 namespace {
@@ -37,64 +36,6 @@ void run(const Pass& pass) {
   }
 }
 
-bool is_source(const Pass& pass, const void* destination) {
-  return std::find(pass.sources, pass.sources + pass.source_count, destination) !=
-         pass.sources + pass.source_count;
-}
-
-// Wider passes do not stream: the lists below live on the stack.
-constexpr size_t k_streaming_destinations = 64;
-constexpr size_t k_streaming_sources = 256;
-
-bool streams(const Pass& pass) {
-  if (pass.count * size_of(pass.dtype) < k_streaming_bytes) return false;
-  if (pass.destination_count > k_streaming_destinations) return false;
-  if (pass.source_count > k_streaming_sources) return false;
-  for (size_t d = 0; d < pass.destination_count; ++d) {
-    if (!is_source(pass, pass.destinations[d])) return true;
-  }
-  return false;
-}
-
-void advance(void** pointers, size_t count, size_t bytes) {
-  for (size_t i = 0; i < count; ++i) pointers[i] = static_cast<uint8_t*>(pointers[i]) + bytes;
-}
-void advance(const void** pointers, size_t count, size_t bytes) {
-  for (size_t i = 0; i < count; ++i) pointers[i] = static_cast<const uint8_t*>(pointers[i]) + bytes;
-}
-
-// A large pass, a piece at a time: destinations that are sources are stored to (their lines are in
-// the cache anyway), the others get a copy streamed from a piece that stays in L1.
-void run_streaming(const Pass& pass) {
-  constexpr size_t k_piece = 32768;
-  alignas(64) uint8_t piece[k_piece];
-  const void* sources[k_streaming_sources];
-  void* destinations[k_streaming_destinations + 1];
-  void* streamed[k_streaming_destinations];
-  size_t stored = 0, streaming = 0;
-  for (size_t d = 0; d < pass.destination_count; ++d) {
-    void* const destination = pass.destinations[d];
-    (is_source(pass, destination) ? destinations[stored++] : streamed[streaming++]) = destination;
-  }
-  std::copy_n(pass.sources, pass.source_count, sources);
-  destinations[stored] = piece;
-  const size_t element = size_of(pass.dtype);
-  Pass part = pass;
-  part.sources = sources;
-  part.destinations = destinations;
-  part.destination_count = stored + 1;
-  for (size_t done = 0; done < pass.count; done += part.count) {
-    part.count = std::min(k_piece / element, pass.count - done);
-    run(part);
-    const size_t bytes = part.count * element;
-    for (size_t d = 0; d < streaming; ++d) stream_copy(streamed[d], piece, bytes);
-    advance(streamed, streaming, bytes);
-    advance(destinations, stored, bytes);
-    advance(sources, pass.source_count, bytes);
-  }
-  streaming_fence();
-}
-
 }  // namespace
 
 void reduce(DType dtype, ReduceOp op, std::span<const void* const> sources,
@@ -108,10 +49,8 @@ void reduce(DType dtype, ReduceOp op, std::span<const void* const> sources,
     return;
   }
   const FloatMode mode;
-  const Pass pass{
-      dtype, op,     sources.data(), sources.size(), destinations.data(), destinations.size(),
-      count, divisor};
-  streams(pass) ? run_streaming(pass) : run(pass);
+  run(Pass{dtype, op, sources.data(), sources.size(), destinations.data(), destinations.size(),
+           count, divisor});
 }
 
 void scale(DType dtype, void* dst, const void* src, size_t count, uint64_t scalar_bits) {

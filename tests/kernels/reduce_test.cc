@@ -158,9 +158,9 @@ TEST_P(Reduce, EveryMisalignment) {
   }
 }
 
-// Out of place from 8 MiB on, results are streamed past the caches: one destination is a source,
-// one is misaligned; a count that does not divide anything.
-TEST(LargeReduce, StreamsTheSameBits) {
+// Several MiB in one call equals the same in pieces; one destination is a source, one is
+// misaligned, and the count divides by nothing.
+TEST(LargeReduce, EqualsItsPieces) {
   std::mt19937_64 random(13);
   const size_t count = (size_t{9} << 20) + 12345;
   for (DType dtype : {DType::float8_e5m2, DType::int8}) {
@@ -169,7 +169,7 @@ TEST(LargeReduce, StreamsTheSameBits) {
     fill(dtype, Values::any_bits, random, b.data(), count);
     const void* sources[] = {a.data(), b.data()};
     std::vector<uint8_t> expected(count);
-    for (size_t at = 0; at < count; at += 4096) {  // pieces below the streaming size
+    for (size_t at = 0; at < count; at += 4096) {
       const void* from[] = {a.data() + at, b.data() + at};
       void* to = expected.data() + at;
       reduce(dtype, ReduceOp::sum, from, std::span<void* const>(&to, 1),
