@@ -13,7 +13,8 @@ namespace tutti {
 namespace {
 
 Deadline after(double seconds) {
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  return Clock::now() +
+         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
 }  // namespace
@@ -35,9 +36,8 @@ Result<std::unique_ptr<Communicator>> Communicator::create(const UniqueId& id, R
   Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(
       id, {rank, ranks, config.socket_interface, config.socket_family, deadline, k_plan_format});
   if (!bootstrap) return bootstrap.status();
-  Result<std::unique_ptr<Impl>> impl =
-      Impl::connect(std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config,
-                    deadline);
+  Result<std::unique_ptr<Impl>> impl = Impl::connect(
+      std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config, deadline);
   if (!impl) return impl.status();
   return std::make_unique<Communicator>(std::move(*impl));
 }
@@ -50,8 +50,8 @@ Result<std::unique_ptr<Communicator>> Communicator::from_environment() {
   return create(launch->id, launch->rank, launch->ranks, *config);
 }
 
-Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(uint32_t ranks,
-                                                                              const Config& config) {
+Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(
+    uint32_t ranks, const Config& config) {
   if (ranks == 0) return Status(Code::invalid_argument, "a communicator of 0 ranks");
   std::vector<std::unique_ptr<Bootstrap>> bootstraps = Bootstrap::local(ranks);
   std::vector<std::unique_ptr<Communicator>> communicators(ranks);
@@ -130,10 +130,10 @@ Status Communicator::all_to_all_v(const void* send, std::span<const size_t> send
       return bad(fmt::format("a null buffer for rank {}", p));
     // Counts of zero still pair up with themselves in the copy to self.
     if (send_counts[p] > 0 || p == rank())
-      transfers.push_back({Transfer::Direction::send, p,
-                           const_cast<std::byte*>(static_cast<const std::byte*>(send)) +
-                               send_offsets[p] * element,
-                           send_counts[p] * element, dtype});
+      transfers.push_back(
+          {Transfer::Direction::send, p,
+           const_cast<std::byte*>(static_cast<const std::byte*>(send)) + send_offsets[p] * element,
+           send_counts[p] * element, dtype});
     if (recv_counts[p] > 0 || p == rank())
       transfers.push_back({Transfer::Direction::recv, p,
                            static_cast<std::byte*>(recv) + recv_offsets[p] * element,
@@ -213,7 +213,8 @@ std::string Communicator::explain(Collective collective, size_t count, DType dty
   // Only the relation of the two pointers matters here.
   static const std::byte k_somewhere[2] = {};
   Impl::Call call{collective, k_somewhere, const_cast<std::byte*>(k_somewhere) + (in_place ? 0 : 1),
-                  count, dtype, {}, root};
+                  count,      dtype,       {},
+                  root};
   return impl_->explain(call);
 }
 void Communicator::on_late(std::function<void(const std::string&)> callback) {

@@ -27,20 +27,24 @@ uint64_t mix(uint64_t h, uint64_t word) {
 bool has_blocks(Collective c, bool input) {
   switch (c) {
     case Collective::reduce_scatter:
-    case Collective::scatter: return input;
+    case Collective::scatter:
+      return input;
     case Collective::all_gather:
-    case Collective::gather: return !input;
-    case Collective::all_to_all: return true;
-    default: return false;
+    case Collective::gather:
+      return !input;
+    case Collective::all_to_all:
+      return true;
+    default:
+      return false;
   }
 }
 
 }  // namespace
 
 size_t Communicator::Impl::KeyHash::operator()(const CallKey& k) const {
-  uint64_t h = mix(k.count + 1, static_cast<uint64_t>(k.collective) << 16 |
-                                    static_cast<uint64_t>(k.dtype) << 8 |
-                                    static_cast<uint64_t>(k.op));
+  uint64_t h =
+      mix(k.count + 1, static_cast<uint64_t>(k.collective) << 16 |
+                           static_cast<uint64_t>(k.dtype) << 8 | static_cast<uint64_t>(k.op));
   return mix(h, uint64_t{k.root} << 1 | k.in_place);
 }
 
@@ -57,14 +61,21 @@ bool Communicator::Impl::in_place(const Call& c) const {
   const size_t block = c.count * size_of(c.dtype);
   switch (c.collective) {
     case Collective::all_reduce:
-    case Collective::all_to_all: return send == recv;
+    case Collective::all_to_all:
+      return send == recv;
     case Collective::broadcast:
-    case Collective::reduce: return send == recv && rank_ == c.root;
-    case Collective::all_gather: return send == recv + rank_ * block;
-    case Collective::reduce_scatter: return recv == send + rank_ * block;
-    case Collective::gather: return rank_ == c.root && send == recv + rank_ * block;
-    case Collective::scatter: return rank_ == c.root && recv == send + rank_ * block;
-    default: return false;
+    case Collective::reduce:
+      return send == recv && rank_ == c.root;
+    case Collective::all_gather:
+      return send == recv + rank_ * block;
+    case Collective::reduce_scatter:
+      return recv == send + rank_ * block;
+    case Collective::gather:
+      return rank_ == c.root && send == recv + rank_ * block;
+    case Collective::scatter:
+      return rank_ == c.root && recv == send + rank_ * block;
+    default:
+      return false;
   }
 }
 
@@ -74,17 +85,19 @@ Status Communicator::Impl::validate(const Call& c) const {
     return Status(Code::invalid_argument, fmt::format("rank {}: {}: {}", rank_, what, why));
   };
   if (!valid(c.dtype)) return bad(fmt::format("unknown dtype {}", static_cast<int>(c.dtype)));
-  if (!valid(c.reduction.op)) return bad(fmt::format("unknown op {}", static_cast<int>(c.reduction.op)));
+  if (!valid(c.reduction.op))
+    return bad(fmt::format("unknown op {}", static_cast<int>(c.reduction.op)));
   if (c.root >= ranks_) return bad(fmt::format("root {} of {} ranks", c.root, ranks_));
   const size_t element = size_of(c.dtype);
   if (c.count > std::numeric_limits<size_t>::max() / 2 / element / ranks_)
     return bad(fmt::format("count {} of {} ranks overflows", c.count, ranks_));
   if (c.collective == Collective::barrier || c.count == 0) return {};
 
-  const bool root_only = c.collective == Collective::broadcast || c.collective == Collective::scatter;
+  const bool root_only =
+      c.collective == Collective::broadcast || c.collective == Collective::scatter;
   const bool needs_send = !root_only || rank_ == c.root;
-  const bool needs_recv = (c.collective != Collective::reduce && c.collective != Collective::gather) ||
-                          rank_ == c.root;
+  const bool needs_recv =
+      (c.collective != Collective::reduce && c.collective != Collective::gather) || rank_ == c.root;
   auto check = [&](const void* p, const char* which) -> Status {
     if (p == nullptr) return bad(fmt::format("the {} buffer is null", which));
     if (reinterpret_cast<uintptr_t>(p) % element != 0)
@@ -121,7 +134,9 @@ Status Communicator::Impl::run(const Call& call) {
 template <class Body>
 Status Communicator::Impl::guarded(Body&& body) {
   if (broken_.load(std::memory_order_acquire)) return error();
-  if (finalized_) return Status(Code::invalid_usage, fmt::format("rank {}: the communicator was finalized", rank_));
+  if (finalized_)
+    return Status(Code::invalid_usage,
+                  fmt::format("rank {}: the communicator was finalized", rank_));
   if (fork_guard_ != nullptr && *static_cast<volatile char*>(fork_guard_) == 0)
     return Status(Code::invalid_usage,
                   fmt::format("rank {}: used in a forked child; make a communicator there", rank_));
@@ -137,8 +152,8 @@ Status Communicator::Impl::guarded(Body&& body) {
 Status Communicator::Impl::execute(const Call& call) {
   return guarded([&]() -> Status {
     Entry* entry = last_;
-    const CallKey key{call.collective, call.dtype,           call.reduction.op,
-                   in_place(call),  call.root, call.count};
+    const CallKey key{call.collective, call.dtype, call.reduction.op,
+                      in_place(call),  call.root,  call.count};
     TUTTI_RETURN_IF_ERROR(validate(call));
     if (entry == nullptr || !(entry->key == key)) {
       Result<Entry*> found = entry_for(call);
@@ -150,7 +165,8 @@ Status Communicator::Impl::execute(const Call& call) {
 }
 
 Result<Communicator::Impl::Entry*> Communicator::Impl::entry_for(const Call& call) {
-  const CallKey key{call.collective, call.dtype, call.reduction.op, in_place(call), call.root, call.count};
+  const CallKey key{call.collective, call.dtype, call.reduction.op,
+                    in_place(call),  call.root,  call.count};
   if (auto it = entries_.find(key); it != entries_.end()) return it->second.get();
   // Bindings hold scratch; a program with ever new counts must not grow without bound.
   if (entries_.size() >= 256) {
@@ -162,8 +178,8 @@ Result<Communicator::Impl::Entry*> Communicator::Impl::entry_for(const Call& cal
   return entries_.emplace(key, std::move(*made)).first->second.get();
 }
 
-Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entry(const Call& call,
-                                                                                  const CallKey& key) {
+Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entry(
+    const Call& call, const CallKey& key) {
   auto entry = std::make_unique<Entry>();
   entry->key = key;
   // What does not depend on the rank: ranks that disagree in any of it must notice.
@@ -244,9 +260,9 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
     status = shared_->all_reduce(send, call.recv, call.count, call.dtype, op,
                                  op == ReduceOp::avg ? ranks_ : 0, signature);
   } else {
-    status = executor_->run(*entry.bound,
-                            {static_cast<const std::byte*>(send), static_cast<std::byte*>(call.recv)},
-                            signature);
+    status = executor_->run(
+        *entry.bound, {static_cast<const std::byte*>(send), static_cast<std::byte*>(call.recv)},
+        signature);
   }
   return status.ok() ? status : finish(std::move(status), "");
 }
@@ -275,7 +291,8 @@ Status Communicator::Impl::group_start() {
 
 Status Communicator::Impl::group_end() {
   if (group_depth_ == 0)
-    return Status(Code::invalid_usage, fmt::format("rank {}: group_end without group_start", rank_));
+    return Status(Code::invalid_usage,
+                  fmt::format("rank {}: group_end without group_start", rank_));
   if (--group_depth_ > 0) return {};
   std::vector<Transfer> transfers;
   std::vector<Call> calls;
@@ -317,8 +334,8 @@ void Communicator::Impl::block(Clock::duration timeout) {
   for (const auto& t : all) t->wait(timeout / static_cast<int>(all.size()));
 }
 
-// A peer that is in the call of the same number, but another call, will never send what is expected;
-// nor will one that has left this call behind, once what it sent must have arrived.
+// A peer that is in the call of the same number, but another call, will never send what is
+// expected; nor will one that has left this call behind, once what it sent must have arrived.
 Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
   const std::optional<CallRecord> theirs = router_->transport(peer).peer_call(peer);
   if (!theirs || theirs->sequence < record_.sequence) return {};
@@ -354,8 +371,10 @@ void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for) {
 std::string Communicator::Impl::describe_call(const CallRecord& r) const {
   if (r.sequence == 0) return "none yet";
   if (r.collective == Collective::barrier) return fmt::format("barrier #{}", r.sequence);
-  std::string text = fmt::format("{} #{} of {} {}", name(r.collective), r.sequence, r.count, name(r.dtype));
-  const bool reduces = r.collective == Collective::all_reduce || r.collective == Collective::reduce ||
+  std::string text =
+      fmt::format("{} #{} of {} {}", name(r.collective), r.sequence, r.count, name(r.dtype));
+  const bool reduces = r.collective == Collective::all_reduce ||
+                       r.collective == Collective::reduce ||
                        r.collective == Collective::reduce_scatter;
   if (reduces) text += fmt::format(" {}", name(r.op));
   const bool rooted = r.collective == Collective::broadcast || r.collective == Collective::reduce ||
@@ -415,8 +434,8 @@ std::optional<Status> Communicator::Impl::adopted_error() {
   if (std::optional<std::string> text = bootstrap_->posted_error()) {
     const size_t space = text->find(' ');
     const int code = std::atoi(text->c_str());
-    const bool sound = space != std::string::npos && code > 0 &&
-                       code <= static_cast<int>(Code::internal_error);
+    const bool sound =
+        space != std::string::npos && code > 0 && code <= static_cast<int>(Code::internal_error);
     return latch(Status(sound ? static_cast<Code>(code) : Code::remote_error,
                         sound ? text->substr(space + 1) : *text),
                  rank_);

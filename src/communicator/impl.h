@@ -35,8 +35,8 @@ class Communicator::Impl final : public Monitor {
  public:
   // Collective over the ranks of `bootstrap`; blocks until `deadline`.
   static Result<std::unique_ptr<Impl>> connect(std::unique_ptr<Bootstrap> bootstrap, Rank rank,
-                                               uint32_t ranks, const Key& key,
-                                               const Config& config, Deadline deadline);
+                                               uint32_t ranks, const Key& key, const Config& config,
+                                               Deadline deadline);
   ~Impl() override;
 
   Rank rank() const { return rank_; }
@@ -85,12 +85,12 @@ class Communicator::Impl final : public Monitor {
   };
   struct Entry {
     CallKey key{};
-    bool shared = false;                // runs on SharedDirect
-    bool copy_first = false;            // out of place, but the plan is the in-place form
-    std::unique_ptr<BoundPlan> bound;   // otherwise
+    bool shared = false;               // runs on SharedDirect
+    bool copy_first = false;           // out of place, but the plan is the in-place form
+    std::unique_ptr<BoundPlan> bound;  // otherwise
     uint64_t signature = 0;
-    bool stage_input = false;           // in place, but the plan is the other form
-    std::vector<std::byte> staged;      // this rank's input, moved away or times premul_sum's scalar
+    bool stage_input = false;       // in place, but the plan is the other form
+    std::vector<std::byte> staged;  // this rank's input, moved away or times premul_sum's scalar
   };
 
   Impl() = default;
@@ -128,7 +128,7 @@ class Communicator::Impl final : public Monitor {
   std::unique_ptr<SharedDirect> shared_;
   std::unique_ptr<Exchange> exchange_;
   WaitPolicy policy_;
-  bool by_reference_ = false;  // on every rank, receivers read senders' memory
+  bool by_reference_ = false;   // on every rank, receivers read senders' memory
   void* fork_guard_ = nullptr;  // a page that is zero in a forked child
 
   std::unordered_map<CallKey, std::unique_ptr<Entry>, KeyHash> entries_;

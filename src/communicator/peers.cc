@@ -33,7 +33,7 @@ std::string first_line(const char* path) {
 }
 
 uint64_t inode_of(const char* path) {
-  struct stat s{};
+  struct stat s {};
   return stat(path, &s) == 0 ? s.st_ino : 0;
 }
 
@@ -59,8 +59,8 @@ PeerIdentity PeerIdentity::of_this_process(const Config& config) {
   const std::string host = fmt::format("{}|{}|{}", first_line("/proc/sys/kernel/random/boot_id"),
                                        inode_of("/proc/self/ns/net"), config.host_id);
   p.host = hash(host);
-  p.process = hash(fmt::format("{}|{}|{}|{}", host, inode_of("/proc/self/ns/pid"), p.pid,
-                               process_start()));
+  p.process =
+      hash(fmt::format("{}|{}|{}|{}", host, inode_of("/proc/self/ns/pid"), p.pid, process_start()));
   std::string transports;
   for (const std::string& t : config.transports) transports += t + ",";
   p.config = hash(fmt::format("{}|{}|{}|{}|{}", transports, config.tune, config.deterministic,

@@ -27,8 +27,8 @@ struct PeerIdentity {
 
 // The part that is kept: names for messages, shared by the ranks of a host.
 struct PeerTable {
-  std::vector<uint32_t> pid;         // by rank
-  std::vector<uint32_t> host;        // by rank: index into host_names
+  std::vector<uint32_t> pid;   // by rank
+  std::vector<uint32_t> host;  // by rank: index into host_names
   std::vector<std::string> host_names;
 
   explicit PeerTable(const std::vector<PeerIdentity>& peers = {});

@@ -77,10 +77,11 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
 }
 
 void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) {
-  const auto here = std::count_if(peers.begin(), peers.end(),
-                                  [&](const PeerIdentity& p) { return p.host == peers[rank_].host; });
-  // A short spin catches what is already on its way; longer, it would take the CPU from the very rank
-  // that is waited for whenever other programs or containers share the machine.
+  const auto here = std::count_if(peers.begin(), peers.end(), [&](const PeerIdentity& p) {
+    return p.host == peers[rank_].host;
+  });
+  // A short spin catches what is already on its way; longer, it would take the CPU from the very
+  // rank that is waited for whenever other programs or containers share the machine.
   const bool crowded = static_cast<uint32_t>(here) > available_cpus();
   policy_.spins = crowded ? 0 : config_.spin > 0 ? config_.spin : 200;
   const bool one_host = static_cast<size_t>(here) == peers.size();
@@ -111,7 +112,8 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   std::vector<std::string> names;
   if (!alone_on_host && host_one_process && allowed("local")) names.emplace_back("local");
   if (!alone_on_host && names.empty() && allowed("shm")) names.emplace_back("shm");
-  if (!(all_one_process && !names.empty()) && ranks_ > 1 && allowed("tcp")) names.emplace_back("tcp");
+  if (!(all_one_process && !names.empty()) && ranks_ > 1 && allowed("tcp"))
+    names.emplace_back("tcp");
   if (ranks_ > 1 && names.empty())
     return Status(Code::invalid_argument, "none of the allowed transports (TUTTI_TRANSPORTS) fits");
 
@@ -159,8 +161,7 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   if (ranks_ == 1) transport_of[0] = 0;
   for (Rank r = 0; r < ranks_; ++r)
     if (transport_of[r] == 0xff)
-      return Status(Code::system_error,
-                    fmt::format("no transport reaches {}", describe_peer(r)));
+      return Status(Code::system_error, fmt::format("no transport reaches {}", describe_peer(r)));
   router_ = std::make_unique<Router>(rank_, std::move(transports), std::move(transport_of),
                                      config_.slot_bytes);
   return {};
@@ -182,7 +183,7 @@ Status Communicator::Impl::agree(Deadline deadline) {
   by_reference_ = (bits & k_all_pull) != 0;
   if (bits & k_all_shared)
     shared_ = std::make_unique<SharedDirect>(*neighbour, rank_, ranks_, *this, policy_,
-                                             SharedDirectTuning{});
+                                             SharedDirectTuning::of(ranks_, policy_.spins == 0));
   return {};
 }
 

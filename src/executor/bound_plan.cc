@@ -57,7 +57,8 @@ bool same_messages(const Plan& a, const Plan& b, Rank rank, Lane lane) {
     return (s.op == Op::send ? s.src : s.dst) % std::max(1u, p.shape().chunks);
   };
   for (uint32_t i = 0, j = 0;; ++i, ++j) {
-    const std::optional<Step> x = next_message(a, rank, lane, &i), y = next_message(b, rank, lane, &j);
+    const std::optional<Step> x = next_message(a, rank, lane, &i),
+                              y = next_message(b, rank, lane, &j);
     if (!x || !y) return !x && !y;
     if ((x->op == Op::send) != (y->op == Op::send) || x->peer != y->peer || x->count != y->count ||
         (x->count > 0 && chunk(a, *x) != chunk(b, *y)))
@@ -90,8 +91,8 @@ Action LaneProgram::action(uint32_t index) const {
       // Publish once: sends of the same chunks, one after the other, to different peers.
       for (; end < steps_; ++end) {
         const Step next = step(end);
-        if (next.op != Op::send || next.src_buffer != a.step.src_buffer ||
-            next.src != a.step.src || next.count != a.step.count || next.peer == previous.peer)
+        if (next.op != Op::send || next.src_buffer != a.step.src_buffer || next.src != a.step.src ||
+            next.count != a.step.count || next.peer == previous.peer)
           break;
         previous = next;
       }
@@ -106,10 +107,18 @@ Action LaneProgram::action(uint32_t index) const {
         previous = next;
       }
       break;
-    case Op::recv: a.kind = Action::Kind::recv; break;
-    case Op::copy: a.kind = Action::Kind::copy; break;
-    case Op::signal: a.kind = Action::Kind::signal; break;
-    case Op::wait: a.kind = Action::Kind::wait; break;
+    case Op::recv:
+      a.kind = Action::Kind::recv;
+      break;
+    case Op::copy:
+      a.kind = Action::Kind::copy;
+      break;
+    case Op::signal:
+      a.kind = Action::Kind::signal;
+      break;
+    case Op::wait:
+      a.kind = Action::Kind::wait;
+      break;
   }
   a.steps = end - index;
   return a;
@@ -117,7 +126,8 @@ Action LaneProgram::action(uint32_t index) const {
 
 uint32_t longest_message(const Plan& plan) {
   uint32_t longest = 0;
-  for (Rank r : sample_ranks(plan, k_scan_steps)) longest = std::max(longest, longest_message(plan, r));
+  for (Rank r : sample_ranks(plan, k_scan_steps))
+    longest = std::max(longest, longest_message(plan, r));
   return longest;
 }
 
@@ -133,9 +143,10 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
   const Plan& plan = *request.plan;
   const Shape& shape = plan.shape();
   if (shape.credits > k_endpoint_credits)
-    return Status(Code::unsupported,
-                  fmt::format("plan {} needs {} messages in flight per connection, endpoints have {}",
-                              plan.algorithm(), shape.credits, k_endpoint_credits));
+    return Status(
+        Code::unsupported,
+        fmt::format("plan {} needs {} messages in flight per connection, endpoints have {}",
+                    plan.algorithm(), shape.credits, k_endpoint_credits));
   auto bound = std::make_unique<BoundPlan>();
   bound->request = request;
   // A message of one chunk is contiguous; one of several may not be, and then goes through a slot.
@@ -155,9 +166,9 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
     const uint64_t bytes = bound->layout.scratch_bytes(shape.scratch);
     bound->storage.reset(new (std::nothrow) std::byte[bytes + 64]);
     if (!bound->storage)
-      return Status(Code::system_error,
-                    fmt::format("{} bytes of scratch for {} cannot be allocated", bytes,
-                                plan.algorithm()));
+      return Status(
+          Code::system_error,
+          fmt::format("{} bytes of scratch for {} cannot be allocated", bytes, plan.algorithm()));
     const auto address = reinterpret_cast<uintptr_t>(bound->storage.get());
     bound->scratch = bound->storage.get() + (64 - address % 64) % 64;
   }

@@ -1,10 +1,10 @@
 // bind: a size-free plan meets one call's sizes, types and endpoints.
 //
 // Binding is the expensive step and is cached by the communicator: it fixes the layout, the number
-// of rounds, the scratch memory, and decodes each lane of this rank into *actions*: what an executor
-// does at once. Decoding is where the peepholes are: a run of sends of one chunk is one publication
-// to many readers, a pass is one k-way reduction. Short lanes are decoded into a table; long ones
-// (a ring over 2048 ranks) action by action while they run, from the plan's closed form.
+// of rounds, the scratch memory, and decodes each lane of this rank into *actions*: what an
+// executor does at once. Decoding is where the peepholes are: a run of sends of one chunk is one
+// publication to many readers, a pass is one k-way reduction. Short lanes are decoded into a table;
+// long ones (a ring over 2048 ranks) action by action while they run, from the plan's closed form.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +56,7 @@ struct BindRequest {
   uint64_t count = 0;  // elements of a block
   DType dtype = DType::int8;
   ReduceOp op = ReduceOp::sum;
-  uint64_t slot_bytes = 0;   // the most that a message through a slot may carry
+  uint64_t slot_bytes = 0;    // the most that a message through a slot may carry
   bool by_reference = false;  // contiguous messages of any length are read where they are
 };
 
@@ -81,8 +81,8 @@ struct BoundPlan {
 uint32_t longest_message(const Plan& plan);
 
 // Whether two forms of a plan (in place or not) exchange the same messages, so that ranks may mix
-// them. A pure function of the plans: all ranks come to the same answer. Up to 64 thousand steps it is
-// exact; beyond, it looks at a sample of ranks.
+// them. A pure function of the plans: all ranks come to the same answer. Up to 64 thousand steps it
+// is exact; beyond, it looks at a sample of ranks.
 bool same_messages(const Plan& a, const Plan& b);
 
 // Errors: unsupported when the plan needs more credits than endpoints have; system_error when the

@@ -40,7 +40,7 @@ class Exchange {
     Endpoint* endpoint = nullptr;
     std::vector<Transfer> transfers;
     size_t next = 0;
-    uint64_t offset = 0;      // of the current transfer
+    uint64_t offset = 0;        // of the current transfer
     uint64_t by_reference = 0;  // value consumed() must reach; 0: none
   };
   struct Pair {

@@ -51,12 +51,18 @@ LaneRun::Advance LaneRun::advance() {
 
 Io LaneRun::execute() {
   switch (action_.kind) {
-    case Action::Kind::send: return send();
-    case Action::Kind::recv: return recv();
-    case Action::Kind::pass: return pass();
-    case Action::Kind::copy: return copy();
-    case Action::Kind::signal: return signal();
-    case Action::Kind::wait: return wait();
+    case Action::Kind::send:
+      return send();
+    case Action::Kind::recv:
+      return recv();
+    case Action::Kind::pass:
+      return pass();
+    case Action::Kind::copy:
+      return copy();
+    case Action::Kind::signal:
+      return signal();
+    case Action::Kind::wait:
+      return wait();
   }
   return Io::failed;
 }
@@ -94,9 +100,12 @@ bool LaneRun::drain() {
 
 std::byte* LaneRun::base(Buffer buffer) const {
   switch (buffer) {
-    case Buffer::input: return const_cast<std::byte*>(shared_->buffers.input);
-    case Buffer::output: return shared_->buffers.output;
-    case Buffer::scratch: return shared_->bound.scratch;
+    case Buffer::input:
+      return const_cast<std::byte*>(shared_->buffers.input);
+    case Buffer::output:
+      return shared_->buffers.output;
+    case Buffer::scratch:
+      return shared_->bound.scratch;
   }
   return nullptr;
 }
@@ -323,8 +332,8 @@ bool LaneRun::extends(const Extent& dst, uint32_t c) const {
 }
 
 void LaneRun::reduce_run(uint32_t c, const Extent& dst, uint64_t at) {
-  const auto remote = static_cast<size_t>(
-      std::count_if(operands_.begin(), operands_.end(), [](const Operand& o) {
+  const auto remote =
+      static_cast<size_t>(std::count_if(operands_.begin(), operands_.end(), [](const Operand& o) {
         return o.endpoint != nullptr && o.message.data == nullptr;
       }));
   if (shared_->tiles.size() < remote * k_tile_bytes) shared_->tiles.resize(remote * k_tile_bytes);

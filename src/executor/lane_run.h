@@ -97,7 +97,7 @@ class LaneRun {
   std::vector<iovec> pieces_;
   std::vector<Operand> operands_;
   std::vector<const void*> sources_;
-  std::vector<std::pair<Lane, uint32_t>> tokens_;  // from which lane, how many
+  std::vector<std::pair<Lane, uint32_t>> tokens_;       // from which lane, how many
   std::vector<std::pair<Endpoint*, uint64_t>> pulled_;  // endpoint, its last message by reference
   Endpoint* published_ = nullptr;  // where the chunk of this run of sends was copied to
   std::byte* slot_ = nullptr;      // of the send that follows the pass, filled by the pass

@@ -42,8 +42,8 @@ class Router {
   Result<Endpoint*> endpoint(Rank peer, uint32_t lane) {
     const uint64_t key = uint64_t{lane} << 32 | peer;
     if (auto it = endpoints_.find(key); it != endpoints_.end()) return it->second;
-    Result<Endpoint*> opened =
-        transport(peer).open(peer, lane, {.slot_bytes = slot_bytes_, .credits = k_endpoint_credits});
+    Result<Endpoint*> opened = transport(peer).open(
+        peer, lane, {.slot_bytes = slot_bytes_, .credits = k_endpoint_credits});
     if (opened) endpoints_.emplace(key, *opened);
     return opened;
   }

@@ -14,15 +14,34 @@ namespace {
 constexpr uint64_t k_slots = 4;
 constexpr size_t k_area_bytes = 128 * 1024;
 constexpr size_t k_result_bytes = k_area_bytes / 2;
-constexpr size_t k_areas_at = 4096;
+constexpr size_t k_areas_at = 4096;  // after the flags
 constexpr size_t k_results_at = k_areas_at + k_slots * k_area_bytes;
 static_assert(k_results_at + k_slots * k_result_bytes <= k_window_bytes);
+void prefetch_for_writing(const void* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
+#else
+  __builtin_prefetch(line, 1);
+#endif
+}
+
 // Fetched tiles of all peers together should stay in the L2 cache.
-constexpr size_t k_tiles_bytes = 384 * 1024;
+constexpr size_t k_tiles_bytes = 256 * 1024;
 // More ranks than this are better served by algorithms with fewer readers per chunk.
 constexpr uint32_t k_max_ranks = 64;
 
 }  // namespace
+
+SharedDirectTuning SharedDirectTuning::of(uint32_t ranks, bool crowded) {
+  SharedDirectTuning t;
+  // One-shot reads n times what two-shot does, but hands over once.
+  t.one_shot_bytes = ranks <= 4 ? 64 * 1024 : ranks <= 8 ? 16 * 1024 : 4 * 1024;
+  t.exchange_bytes = 32 * 1024;
+  t.remote_bytes = crowded ? SIZE_MAX : 256 * 1024;
+  t.piece_bytes = crowded ? k_area_bytes : 16 * 1024;
+  t.tile_bytes = std::clamp<size_t>(k_tiles_bytes / ranks, 16 * 1024, 64 * 1024);
+  return t;
+}
 
 bool SharedDirect::usable(const Transport& transport, uint32_t ranks) {
   if (ranks < 2 || ranks > k_max_ranks || !transport.capabilities().window) return false;
@@ -46,8 +65,8 @@ SharedDirect::SharedDirect(Transport& transport, Rank rank, uint32_t ranks, Moni
 }
 
 SharedDirect::Line& SharedDirect::flag(Rank rank, int phase, uint64_t epoch) const {
-  return reinterpret_cast<Line*>(windows_[rank])[static_cast<uint64_t>(phase) * k_slots +
-                                                 epoch % k_slots];
+  return reinterpret_cast<Line*>(
+      windows_[rank])[static_cast<uint64_t>(phase) * k_slots + epoch % k_slots];
 }
 std::byte* SharedDirect::area(Rank rank, uint64_t epoch) const {
   return windows_[rank] + k_areas_at + epoch % k_slots * k_area_bytes;
@@ -63,6 +82,8 @@ void SharedDirect::raise(int phase, uint64_t epoch, uint64_t signature) {
 }
 
 Status SharedDirect::await(int phase, uint64_t epoch, uint64_t signature) {
+  // While the peers' flags are on their way, fetch the own next one for writing.
+  prefetch_for_writing(&flag(rank_, phase, epoch + 1));
   Waiter waiter(policy_, monitor_);
   for (uint32_t i = 1; i < ranks_; ++i) {
     const Rank r = rank_ + i < ranks_ ? rank_ + i : rank_ + i - ranks_;
@@ -91,12 +112,21 @@ Status SharedDirect::barrier(uint64_t signature) {
 Status SharedDirect::all_reduce(const void* send, void* recv, size_t count, DType dtype,
                                 ReduceOp op, uint32_t divisor, uint64_t signature) {
   const size_t element = size_of(dtype);
-  const Job job{static_cast<const std::byte*>(send), static_cast<std::byte*>(recv), count,
-                count * element, element, dtype, op, divisor, signature};
+  const Job job{static_cast<const std::byte*>(send),
+                static_cast<std::byte*>(recv),
+                count,
+                count * element,
+                element,
+                dtype,
+                op,
+                divisor,
+                signature};
   if (job.bytes <= sizeof(Line::payload)) return line(job);
-  if (job.bytes <= tuning_.one_shot_bytes) return publish(job);
-  if (job.bytes < tuning_.exchange_bytes) return staged(job);
-  return large(job);
+  return job.bytes < tuning_.exchange_bytes ? copied(job) : large(job);
+}
+
+Status SharedDirect::copied(const Job& job) {
+  return one_shot(job.bytes) ? publish(job) : staged(job);
 }
 
 Status SharedDirect::line(const Job& job) {
@@ -163,8 +193,8 @@ Status SharedDirect::staged(const Job& job) {
   path_ = "staged";
   const size_t quantum = ranks_ * std::max<size_t>(1, 64 / job.element);
   const size_t most = k_area_bytes / job.element / quantum * quantum;
-  // About four pieces, so that ranks overlap their copies, but none smaller than 32 KiB.
-  const size_t wish = std::max<size_t>((job.count + 3) / 4, 32 * 1024 / job.element);
+  // About four pieces, so that ranks overlap their copies, but none too small.
+  const size_t wish = std::max<size_t>((job.count + 3) / 4, tuning_.piece_bytes / job.element);
   const size_t per_piece = std::min(most, (wish + quantum - 1) / quantum * quantum);
   const size_t pieces = (job.count + per_piece - 1) / per_piece;
   const uint64_t base = epoch_ + 1;
@@ -203,27 +233,25 @@ Status SharedDirect::large(const Job& job) {
   raise(0, epoch, job.signature);
   TUTTI_RETURN_IF_ERROR(await(0, epoch, job.signature));
 
-  std::vector<Buffers> buffers(ranks_);
+  buffers_.resize(ranks_);
   const Capabilities caps = transport_.capabilities();
-  bool mapped = caps.map_private;
-  if (!mapped) mapped = caps.map_segments;
+  bool mapped = caps.map_private || caps.map_segments;
   for (Rank r = 0; r < ranks_; ++r) {
-    std::memcpy(&buffers[r], flag(r, 0, epoch).payload, sizeof(Buffers));
-    if (!caps.map_private && (buffers[r].input.segment == 0 || buffers[r].output.segment == 0))
+    std::memcpy(&buffers_[r], flag(r, 0, epoch).payload, sizeof(Buffers));
+    if (!caps.map_private && (buffers_[r].input.segment == 0 || buffers_[r].output.segment == 0))
       mapped = false;
   }
-  const bool remote = caps.remote_memory && job.bytes >= tuning_.remote_bytes;
-  if (!(mapped && job.bytes >= tuning_.mapped_bytes) && !remote) return staged(job);
+  if (!mapped && (!caps.remote_memory || job.bytes < tuning_.remote_bytes)) return copied(job);
   path_ = mapped ? "mapped" : "process_vm";
 
   // A failure here must not leave peers waiting for the second flag: it latches and is posted.
   const uint64_t done = ++epoch_;
-  TUTTI_RETURN_IF_ERROR(direct(job, buffers));
+  TUTTI_RETURN_IF_ERROR(direct(job));
   raise(1, done, job.signature);
   return await(1, done, job.signature);
 }
 
-Status SharedDirect::direct(const Job& job, const std::vector<Buffers>& buffers) {
+Status SharedDirect::direct(const Job& job) {
   const Capabilities caps = transport_.capabilities();
   const auto [first, last] = slice(job.count, job.element, rank_);
   mapped_in_.assign(ranks_, nullptr);
@@ -239,23 +267,21 @@ Status SharedDirect::direct(const Job& job, const std::vector<Buffers>& buffers)
       mapped_out_[r] = job.recv;
       continue;
     }
-    Result<void*> in = reach(buffers[r].input), out = reach(buffers[r].output);
+    Result<void*> in = reach(buffers_[r].input), out = reach(buffers_[r].output);
     if (!in) return in.status();
     if (!out) return out.status();
     mapped_in_[r] = static_cast<const std::byte*>(*in);
     mapped_out_[r] = static_cast<std::byte*>(*out);
     tiled |= *in == nullptr || *out == nullptr;
   }
-  const size_t tile = tiled ? std::max<size_t>(16 * 1024, k_tiles_bytes / ranks_) / job.element
-                            : size_t{1} << 20;
+  const size_t tile = tiled ? tuning_.tile_bytes / job.element : size_t{1} << 20;
   if (tiled) tiles_.resize(ranks_ * tile * job.element);
   for (size_t at = first; at < last; at += tile)
-    TUTTI_RETURN_IF_ERROR(direct_tile(job, buffers, at, std::min(tile, last - at)));
+    TUTTI_RETURN_IF_ERROR(direct_tile(job, at, std::min(tile, last - at)));
   return {};
 }
 
-Status SharedDirect::direct_tile(const Job& job, const std::vector<Buffers>& buffers, size_t first,
-                                 size_t count) {
+Status SharedDirect::direct_tile(const Job& job, size_t first, size_t count) {
   const size_t offset = first * job.element, bytes = count * job.element;
   sources_.clear();
   destinations_.clear();
@@ -265,7 +291,7 @@ Status SharedDirect::direct_tile(const Job& job, const std::vector<Buffers>& buf
     } else {
       std::byte* tile = tiles_.data() + r * (tiles_.size() / ranks_);
       TUTTI_RETURN_IF_ERROR(
-          transport_.remote_read(r, buffers[r].input.offset + offset, {tile, bytes}));
+          transport_.remote_read(r, buffers_[r].input.offset + offset, {tile, bytes}));
       sources_.push_back(tile);
     }
     if (mapped_out_[r] != nullptr) destinations_.push_back(mapped_out_[r] + offset);
@@ -273,7 +299,7 @@ Status SharedDirect::direct_tile(const Job& job, const std::vector<Buffers>& buf
   kernels::reduce(job.dtype, job.op, sources_, destinations_, count, job.divisor);
   for (Rank r = 0; r < ranks_; ++r)
     if (mapped_out_[r] == nullptr)
-      TUTTI_RETURN_IF_ERROR(transport_.remote_write(r, buffers[r].output.offset + offset,
+      TUTTI_RETURN_IF_ERROR(transport_.remote_write(r, buffers_[r].output.offset + offset,
                                                     {job.recv + offset, bytes}));
   return {};
 }

@@ -1,19 +1,22 @@
-// Shared direct: all_reduce and barrier for ranks that share memory windows (one host, one process).
+// Shared direct: all_reduce and barrier for ranks that share memory windows (one host, one
+// process).
 //
-// An executor specialisation for the recognised plans direct_one_shot and direct_two_shot: a chunk is
-// published once for all readers instead of being sent to each. Operands are joined in the order of
-// the ranks, as in direct_one_shot, whatever the size and the path: equal inputs give equal bits.
-// Four ways to move the bytes, the same choice on every rank:
+// An executor specialisation for the recognised plans direct_one_shot and direct_two_shot: a chunk
+// is published once for all readers instead of being sent to each. Operands are joined in the order
+// of the ranks, as in direct_one_shot, whatever the size and the path: equal inputs give equal
+// bits. Four ways to move the bytes, the same choice on every rank:
 //
 //   line      <= 48 B: the payload travels in the cache line of the flag
 //   publish   small: one copy into the window, every rank reduces everything (one-shot)
-//   staged    medium or when memory cannot be reached: copy in, reduce own slice, copy out, in pieces
-//   direct    large: the owner of a slice reads every rank's input and stores the result into every
+//   staged    medium or when memory cannot be reached: copy in, reduce own slice, copy out, in
+//   pieces direct    large: the owner of a slice reads every rank's input and stores the result
+//   into every
 //             rank's output in one pass; through mapped memory (mem_alloc, threads) or, for private
 //             memory, tile by tile with process_vm_readv/writev
 //
 // Flow control needs no acknowledgements: every operation waits for a flag of every rank, so when a
-// rank begins operation k+1 all have finished reading what was published in k-1 (docs/transports.md).
+// rank begins operation k+1 all have finished reading what was published in k-1
+// (docs/transports.md).
 #pragma once
 
 #include <atomic>
@@ -26,11 +29,17 @@
 
 namespace tutti {
 
+// Where one way of moving the bytes becomes better than another (docs/performance.md).
 struct SharedDirectTuning {
-  size_t one_shot_bytes = 4096;         // up to here: publish (one-shot); above: staged or direct
-  size_t exchange_bytes = 32 * 1024;    // from here on buffers are named to the peers
-  size_t mapped_bytes = 32 * 1024;      // from here on mapped buffers are reduced directly
-  size_t remote_bytes = 256 * 1024;     // from here on process_vm_readv/writev pays
+  size_t one_shot_bytes;  // up to here: publish (one-shot); above: staged or direct
+  size_t exchange_bytes;  // from here on buffers are named to the peers; mapped ones go direct
+  size_t remote_bytes;    // from here on process_vm_readv/writev pays
+  size_t piece_bytes;     // staged: about the least that one piece holds
+  size_t tile_bytes;      // process_vm: what is read from one rank at a time
+
+  // `crowded`: ranks outnumber CPUs. Every hand-over costs a context switch then, so pieces are
+  // large, and system calls that pin pages lose against copies that a waiting rank can overlap.
+  static SharedDirectTuning of(uint32_t ranks, bool crowded);
 };
 
 class SharedDirect {
@@ -51,11 +60,12 @@ class SharedDirect {
   const char* last_path() const { return path_; }
 
  private:
-  struct alignas(64) Line {
+  struct alignas(128) Line {  // two cache lines apart: prefetchers fetch pairs
     std::atomic<uint64_t> epoch;
     uint64_t signature;
     std::byte payload[48];
   };
+  static_assert(sizeof(Line) == 128);
   struct Buffers {  // what a rank tells its peers about its buffers
     MemoryRef input, output;
   };
@@ -84,13 +94,14 @@ class SharedDirect {
 
   Status line(const Job& job);
   Status publish(const Job& job);
+  Status copied(const Job& job);
   Status staged(const Job& job);
   void copy_in(const Job& job, const Piece& piece);
   void reduce_slice(const Job& job, const Piece& piece);
   void copy_out(const Job& job, const Piece& piece);
   Status large(const Job& job);
-  Status direct(const Job& job, const std::vector<Buffers>& buffers);
-  Status direct_tile(const Job& job, const std::vector<Buffers>& buffers, size_t first, size_t count);
+  Status direct(const Job& job);
+  Status direct_tile(const Job& job, size_t first, size_t count);
 
   Transport& transport_;
   Rank rank_;
@@ -101,6 +112,7 @@ class SharedDirect {
   std::vector<std::byte*> windows_;
   uint64_t epoch_ = 0;
   const char* path_ = "line";
+  std::vector<Buffers> buffers_;
   std::vector<const void*> sources_;
   std::vector<void*> destinations_;
   std::vector<const std::byte*> mapped_in_;  // null where only process_vm reaches

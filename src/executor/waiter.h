@@ -29,8 +29,8 @@ class Monitor {
 };
 
 struct WaitPolicy {
-  uint32_t spins = 2000;       // polls before the first yield; 0 when ranks outnumber CPUs
-  uint32_t check_every = 64;   // polls between Monitor::check
+  uint32_t spins = 2000;      // polls before the first yield; 0 when ranks outnumber CPUs
+  uint32_t check_every = 64;  // polls between Monitor::check
   Clock::duration block_after = std::chrono::milliseconds(2);
   Clock::duration block_for = std::chrono::milliseconds(1);
 };

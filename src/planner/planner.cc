@@ -16,7 +16,8 @@ constexpr uint32_t k_direct_ranks = 64;    // all-to-all among more ranks costs 
 
 // Algorithms in order of preference; the first that serves the request is taken.
 Names all_reduce(const Placement& p, uint64_t bytes) {
-  if (p.shared) return bytes <= 4096 ? Names{"direct_one_shot"} : Names{"direct_two_shot"};
+  const bool few = p.ranks <= k_direct_ranks;
+  if (p.shared && few) return {"direct_two_shot"};  // SharedDirect knows when one shot is better
   const bool grouped = !p.hierarchy.level.empty();
   // Halving and doubling move a ring's bytes in fewer steps where the hosts are a power of two.
   const bool even = (p.hosts & (p.hosts - 1)) == 0;
@@ -33,7 +34,8 @@ Names all_reduce(const Placement& p, uint64_t bytes) {
 Names preferences(Collective collective, const Placement& p, uint64_t bytes) {
   const bool few = p.ranks <= k_direct_ranks;
   switch (collective) {
-    case Collective::all_reduce: return all_reduce(p, bytes);
+    case Collective::all_reduce:
+      return all_reduce(p, bytes);
     case Collective::reduce_scatter:
       if (p.shared) return {"direct", "direct_two_shot", "ring"};
       return bytes <= k_small ? Names{"halving_doubling", "pat", "bruck", "ring"} : Names{"ring"};
@@ -49,13 +51,16 @@ Names preferences(Collective collective, const Placement& p, uint64_t bytes) {
       return bytes <= k_medium ? Names{"binomial", "double_binary_tree"}
                                : Names{"double_binary_tree", "chain", "ring", "binomial"};
     case Collective::gather:
-    case Collective::scatter: return few ? Names{"direct", "binomial"} : Names{"binomial", "direct"};
+    case Collective::scatter:
+      return few ? Names{"direct", "binomial"} : Names{"binomial", "direct"};
     case Collective::all_to_all:
       if (!few && bytes <= 1024) return {"bruck", "pairwise"};
       return {"pairwise", "direct"};
-    case Collective::barrier: return {"dissemination"};
+    case Collective::barrier:
+      return {"dissemination"};
     case Collective::all_to_all_v:
-    case Collective::send_recv: return {"pairwise"};
+    case Collective::send_recv:
+      return {"pairwise"};
   }
   return {};
 }

@@ -29,10 +29,10 @@ struct Placement {
 // One line of Config::tune: "all_reduce:0-64K:ring;64K-inf:hierarchical_scatter@8".
 struct TuneRule {
   Collective collective = Collective::all_reduce;
-  uint64_t from = 0;          // bytes of a block, inclusive
-  uint64_t to = UINT64_MAX;   // exclusive
+  uint64_t from = 0;         // bytes of a block, inclusive
+  uint64_t to = UINT64_MAX;  // exclusive
   std::string algorithm;
-  uint32_t chunks = 0;        // "@8": chunks of the block; 0: the planner's choice
+  uint32_t chunks = 0;  // "@8": chunks of the block; 0: the planner's choice
 };
 
 // Errors: invalid_argument naming the position and what was expected, or the unknown algorithm.

@@ -48,10 +48,14 @@ std::optional<uint64_t> parse_size(std::string_view text) {
   if (error != std::errc()) return std::nullopt;
   const std::string_view unit = text.substr(static_cast<size_t>(end - text.data()));
   int shift = 0;
-  if (unit == "K" || unit == "k") shift = 10;
-  else if (unit == "M" || unit == "m") shift = 20;
-  else if (unit == "G" || unit == "g") shift = 30;
-  else if (!unit.empty()) return std::nullopt;
+  if (unit == "K" || unit == "k")
+    shift = 10;
+  else if (unit == "M" || unit == "m")
+    shift = 20;
+  else if (unit == "G" || unit == "g")
+    shift = 30;
+  else if (!unit.empty())
+    return std::nullopt;
   if (value > (UINT64_MAX >> shift)) return std::nullopt;
   return value << shift;
 }
@@ -76,8 +80,8 @@ Status parse_rule(Cursor& cursor, TuneRule* rule, bool* named) {
   if (find_algorithm(rule->algorithm) == nullptr) {
     std::string known;
     for (const Algorithm& a : algorithms()) known += fmt::format(" {}", a.name);
-    return Status(Code::invalid_argument, fmt::format("tune: no algorithm \"{}\"; there are:{}",
-                                                      rule->algorithm, known));
+    return Status(Code::invalid_argument,
+                  fmt::format("tune: no algorithm \"{}\"; there are:{}", rule->algorithm, known));
   }
   rule->chunks = 0;
   if (cursor.take('@')) {

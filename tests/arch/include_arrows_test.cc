@@ -15,8 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Room {
-  std::string folder;             // longest matching folder wins
-  std::vector<std::string> may;   // rooms it may include, besides itself and the public headers
+  std::string folder;            // longest matching folder wins
+  std::vector<std::string> may;  // rooms it may include, besides itself and the public headers
 };
 
 // The drawing in docs/design.md, as data.
@@ -112,7 +112,8 @@ TEST(Environment, IsReadInOnePlace) {
 // The library neither prints nor ends the process.
 TEST(Library, NeitherPrintsNorAborts) {
   const fs::path root(TUTTI_SOURCE_DIR);
-  const std::regex bad("\\b(printf|puts|abort|exit|_exit|quick_exit|terminate)\\s*\\(|std::c(out|err)\\b");
+  const std::regex bad(
+      "\\b(printf|puts|abort|exit|_exit|quick_exit|terminate)\\s*\\(|std::c(out|err)\\b");
   const std::regex fine("::abort\\(|\\.abort\\(|->abort\\(|void abort\\(|fmt::|snprintf");
   for (const fs::path& file : sources()) {
     const std::string path = fs::relative(file, root);

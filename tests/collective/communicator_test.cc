@@ -1,9 +1,9 @@
 // What a communicator promises beyond single collectives: groups, asynchronous work, errors that
 // name the culprit, abort.
-#include "tests/collective/world.h"
-
 #include <atomic>
 #include <chrono>
+
+#include "tests/collective/world.h"
 
 namespace tutti::testing_world {
 namespace {
@@ -85,12 +85,14 @@ TEST(Several, CommunicatorsOverTheSameRanksProgressIndependently) {
     Communicator& other = *b[c.rank()];
     std::vector<float> x(1000, 1), y(1000, 2);
     // Issued in opposite orders on different ranks: only independent progress can finish this.
-    Work first = c.rank() % 2 == 0
-                     ? c.all_reduce_async(x.data(), x.data(), 1000, DType::float32, ReduceOp::sum)
-                     : other.all_reduce_async(y.data(), y.data(), 1000, DType::float32, ReduceOp::sum);
-    Work second = c.rank() % 2 == 0
-                      ? other.all_reduce_async(y.data(), y.data(), 1000, DType::float32, ReduceOp::sum)
-                      : c.all_reduce_async(x.data(), x.data(), 1000, DType::float32, ReduceOp::sum);
+    Work first =
+        c.rank() % 2 == 0
+            ? c.all_reduce_async(x.data(), x.data(), 1000, DType::float32, ReduceOp::sum)
+            : other.all_reduce_async(y.data(), y.data(), 1000, DType::float32, ReduceOp::sum);
+    Work second =
+        c.rank() % 2 == 0
+            ? other.all_reduce_async(y.data(), y.data(), 1000, DType::float32, ReduceOp::sum)
+            : c.all_reduce_async(x.data(), x.data(), 1000, DType::float32, ReduceOp::sum);
     ASSERT_TRUE(first.wait().ok());
     ASSERT_TRUE(second.wait().ok());
     EXPECT_EQ(x[0], 4.0f);
@@ -133,7 +135,8 @@ TEST(BadInput, BadTuneIsRefused) {
     config.tune = tune;
     Result<Communicators> world = Communicator::create_local(2, config);
     ASSERT_FALSE(world.ok()) << tune;
-    EXPECT_NE(world.status().message().find("tune"), std::string::npos) << world.status().to_string();
+    EXPECT_NE(world.status().message().find("tune"), std::string::npos)
+        << world.status().to_string();
   }
 }
 
@@ -144,27 +147,56 @@ struct Disagreement {
   std::vector<std::string> words;
 };
 
-
 TEST(Disagreements, AreNamedOnEveryRank) {
   const std::vector<Disagreement> all = {
       {"count",
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum); },
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 11, DType::float32, ReduceOp::sum); }, {}},
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum);
+       },
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 11, DType::float32, ReduceOp::sum);
+       },
+       {}},
       {"large count",
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 100, DType::float32, ReduceOp::sum); },
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 20000, DType::float32, ReduceOp::sum); }, {}},
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 100, DType::float32, ReduceOp::sum);
+       },
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 20000, DType::float32, ReduceOp::sum);
+       },
+       {}},
       {"dtype",
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 10, DType::int32, ReduceOp::sum); },
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum); }, {}},
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 10, DType::int32, ReduceOp::sum);
+       },
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum);
+       },
+       {}},
       {"op",
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 10, DType::float32, ReduceOp::max); },
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum); }, {}},
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 10, DType::float32, ReduceOp::max);
+       },
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum);
+       },
+       {}},
       {"collective",
-       [](Communicator& c, float* x) { return c.all_gather(x + 10 * c.rank(), x, 10, DType::float32); },
-       [](Communicator& c, float* x) { return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum); }, {}},
+       [](Communicator& c, float* x) {
+         return c.all_gather(x + 10 * c.rank(), x, 10, DType::float32);
+       },
+       [](Communicator& c, float* x) {
+         return c.all_reduce(x, x, 10, DType::float32, ReduceOp::sum);
+       },
+       {}},
       {"root",
-       [](Communicator& c, float* x) { return c.reduce(x, x, 10, DType::float32, ReduceOp::sum, 0); },
-       [](Communicator& c, float* x) { return c.reduce(x, x, 10, DType::float32, ReduceOp::sum, 2); }, {}},
+       [](Communicator& c, float* x) {
+         return c.reduce(x, x, 10, DType::float32, ReduceOp::sum, 0);
+       },
+       [](Communicator& c, float* x) {
+         return c.reduce(x, x, 10, DType::float32, ReduceOp::sum, 2);
+       },
+       {}},
   };
   for (const Disagreement& d : all) {
     SCOPED_TRACE(d.title);

@@ -1,8 +1,8 @@
 // Every collective, by every algorithm, through the real communicator: the bytes must be exactly
 // those that the plan's interpreter computes, in place and out of place, whatever the count.
-#include "tests/collective/world.h"
-
 #include <random>
+
+#include "tests/collective/world.h"
 
 namespace tutti::testing_world {
 namespace {
@@ -17,8 +17,8 @@ Bytes random_elements(DType dtype, size_t count, uint32_t seed) {
       const double x = std::ldexp(static_cast<double>(random()) / 4294967296.0 - 0.5,
                                   static_cast<int>(random() % 8));
       const auto f = static_cast<float>(x);
-      std::memcpy(&bytes[i * size_of(dtype)], dtype == DType::float32 ? static_cast<const void*>(&f) : &x,
-                  size_of(dtype));
+      std::memcpy(&bytes[i * size_of(dtype)],
+                  dtype == DType::float32 ? static_cast<const void*>(&f) : &x, size_of(dtype));
     } else {
       // Any bit pattern of an integer; halves and fp8 with a small exponent.
       uint64_t bits = random();
@@ -59,7 +59,8 @@ bool has_output(Collective c, Rank r, Rank root) {
 RankMemory lay_out(const Case& k, uint32_t n, Rank r, const Bytes& input) {
   RankMemory m;
   const size_t block = k.count * size_of(k.dtype);
-  const size_t in = input_blocks(k.collective, n) * block, out = output_blocks(k.collective, n) * block;
+  const size_t in = input_blocks(k.collective, n) * block,
+               out = output_blocks(k.collective, n) * block;
   const bool rooted = k.collective == Collective::broadcast || k.collective == Collective::reduce ||
                       k.collective == Collective::gather || k.collective == Collective::scatter;
   if (!k.in_place || (rooted && r != k.root)) {
@@ -92,9 +93,10 @@ void run_case(Communicators& world, const Plan& oracle, const Case& k) {
   std::vector<Status> statuses(n);
   on_every_rank(world, [&](Communicator& c) {
     const Rank r = c.rank();
-    statuses[r] = call(c, k.collective, has_input(k.collective, r, k.root) ? memory[r].send : nullptr,
-                       has_output(k.collective, r, k.root) ? memory[r].recv : nullptr, k.count,
-                       k.dtype, k.op, k.root);
+    statuses[r] =
+        call(c, k.collective, has_input(k.collective, r, k.root) ? memory[r].send : nullptr,
+             has_output(k.collective, r, k.root) ? memory[r].recv : nullptr, k.count, k.dtype, k.op,
+             k.root);
   });
   for (Rank r = 0; r < n; ++r) {
     ASSERT_TRUE(statuses[r].ok()) << statuses[r].to_string();
@@ -175,7 +177,8 @@ TEST(Differential, EveryTypeAndOperator) {
   for (int d = 0; d < k_dtypes; ++d)
     for (int o = 0; o < 5; ++o)
       for (uint64_t count : {1u, 11u, 5000u, 70001u}) {
-        const Case k{Collective::all_reduce, count, static_cast<DType>(d), static_cast<ReduceOp>(o), 0, false};
+        const Case k{Collective::all_reduce,   count, static_cast<DType>(d),
+                     static_cast<ReduceOp>(o), 0,     false};
         run_case(world, *oracle_plan("direct_one_shot", k, 3), k);
         if (HasFatalFailure()) return;
       }
@@ -190,7 +193,8 @@ TEST(Differential, PremulSumScalesEveryRanksInput) {
     const auto scalar = static_cast<float>(c.rank() + 1);
     std::vector<float> out(1000);
     ASSERT_TRUE(c.all_reduce(data[c.rank()].data(), out.data(), 1000, DType::float32,
-                             Reduction::premul_sum(DType::float32, &scalar)).ok());
+                             Reduction::premul_sum(DType::float32, &scalar))
+                    .ok());
     for (size_t i = 0; i < 1000; ++i) {
       float expected = 0;
       for (Rank r = 0; r < 4; ++r) expected += static_cast<float>(r + 1) * data[r][i];

@@ -64,8 +64,9 @@ struct Elements {
   }
 };
 
-// What every rank's output must hold, by the plan's own meaning. (Rounds do not matter: a chunk of a
-// round meets the same operands in the same order. But which rank owns an element does: one round.)
+// What every rank's output must hold, by the plan's own meaning. (Rounds do not matter: a chunk of
+// a round meets the same operands in the same order. But which rank owns an element does: one
+// round.)
 inline std::vector<Bytes> expected_outputs(const Plan& plan, uint64_t count, DType dtype,
                                            ReduceOp op, const std::vector<Bytes>& inputs,
                                            std::vector<Bytes> outputs) {
@@ -91,21 +92,30 @@ inline size_t input_blocks(Collective c, uint32_t n) {
 }
 inline size_t output_blocks(Collective c, uint32_t n) {
   return c == Collective::all_gather || c == Collective::gather || c == Collective::all_to_all ? n
-                                                                                             : 1;
+                                                                                               : 1;
 }
 
 inline Status call(Communicator& comm, Collective c, const void* send, void* recv, size_t count,
                    DType dtype, Reduction op, Rank root) {
   switch (c) {
-    case Collective::all_reduce: return comm.all_reduce(send, recv, count, dtype, op);
-    case Collective::reduce_scatter: return comm.reduce_scatter(send, recv, count, dtype, op);
-    case Collective::all_gather: return comm.all_gather(send, recv, count, dtype);
-    case Collective::broadcast: return comm.broadcast(send, recv, count, dtype, root);
-    case Collective::reduce: return comm.reduce(send, recv, count, dtype, op, root);
-    case Collective::all_to_all: return comm.all_to_all(send, recv, count, dtype);
-    case Collective::gather: return comm.gather(send, recv, count, dtype, root);
-    case Collective::scatter: return comm.scatter(send, recv, count, dtype, root);
-    default: return comm.barrier();
+    case Collective::all_reduce:
+      return comm.all_reduce(send, recv, count, dtype, op);
+    case Collective::reduce_scatter:
+      return comm.reduce_scatter(send, recv, count, dtype, op);
+    case Collective::all_gather:
+      return comm.all_gather(send, recv, count, dtype);
+    case Collective::broadcast:
+      return comm.broadcast(send, recv, count, dtype, root);
+    case Collective::reduce:
+      return comm.reduce(send, recv, count, dtype, op, root);
+    case Collective::all_to_all:
+      return comm.all_to_all(send, recv, count, dtype);
+    case Collective::gather:
+      return comm.gather(send, recv, count, dtype, root);
+    case Collective::scatter:
+      return comm.scatter(send, recv, count, dtype, root);
+    default:
+      return comm.barrier();
   }
 }
 

@@ -1,8 +1,8 @@
 // The collectives between real processes, over shared memory (with and without process_vm, private
 // and mem_alloc buffers) and over TCP, with data whose results are exactly predictable.
-#include "tests/process/processes.h"
-
 #include <fmt/format.h>
+
+#include "tests/process/processes.h"
 
 namespace tutti::processes {
 namespace {
@@ -34,17 +34,20 @@ std::string rest(Communicator& c, size_t count) {
   };
   auto wrong = [&](const char* what) { return fmt::format("{} of {} is wrong", what, count); };
   fill(small);
-  if (Status s = c.all_gather(small.data(), big.data(), count, DType::int64); !s.ok()) return s.to_string();
+  if (Status s = c.all_gather(small.data(), big.data(), count, DType::int64); !s.ok())
+    return s.to_string();
   for (Rank r = 0; r < n; ++r)
     for (size_t i = 0; i < count; ++i)
       if (big[r * count + i] != element(r, i)) return wrong("all_gather");
   fill(big);
-  if (Status s = c.reduce_scatter(big.data(), small.data(), count, DType::int64, ReduceOp::sum); !s.ok())
+  if (Status s = c.reduce_scatter(big.data(), small.data(), count, DType::int64, ReduceOp::sum);
+      !s.ok())
     return s.to_string();
   for (size_t i = 0; i < count; ++i)
     if (small[i] != sum(n, me * count + i)) return wrong("reduce_scatter");
   std::vector<int64_t> out(n * count);
-  if (Status s = c.all_to_all(big.data(), out.data(), count, DType::int64); !s.ok()) return s.to_string();
+  if (Status s = c.all_to_all(big.data(), out.data(), count, DType::int64); !s.ok())
+    return s.to_string();
   for (Rank r = 0; r < n; ++r)
     for (size_t i = 0; i < count; ++i)
       if (out[r * count + i] != element(r, me * count + i)) return wrong("all_to_all");
@@ -56,14 +59,17 @@ std::string rest(Communicator& c, size_t count) {
       if (small[i] != element(root, i)) return wrong("broadcast");
     std::vector<int64_t> mine(count), reduced(count);
     fill(mine);
-    if (Status s = c.reduce(mine.data(), reduced.data(), count, DType::int64, ReduceOp::sum, root); !s.ok())
+    if (Status s = c.reduce(mine.data(), reduced.data(), count, DType::int64, ReduceOp::sum, root);
+        !s.ok())
       return s.to_string();
     for (size_t i = 0; i < count && me == root; ++i)
       if (reduced[i] != sum(n, i)) return wrong("reduce");
-    if (Status s = c.gather(mine.data(), out.data(), count, DType::int64, root); !s.ok()) return s.to_string();
+    if (Status s = c.gather(mine.data(), out.data(), count, DType::int64, root); !s.ok())
+      return s.to_string();
     for (size_t i = 0; i < n * count && me == root; ++i)
       if (out[i] != element(static_cast<Rank>(i / count), i % count)) return wrong("gather");
-    if (Status s = c.scatter(out.data(), small.data(), count, DType::int64, root); !s.ok()) return s.to_string();
+    if (Status s = c.scatter(out.data(), small.data(), count, DType::int64, root); !s.ok())
+      return s.to_string();
     for (size_t i = 0; i < count; ++i)
       if (small[i] != element(me, i)) return wrong("scatter");
   }
@@ -82,8 +88,9 @@ std::vector<Path> paths() {
   no_vm.process_vm = false;
   Config two_connections = over("tcp");
   two_connections.socket_connections = 2;
-  return {{"shm2", over("shm"), 2},      {"shm5", over("shm"), 5}, {"shm3_no_process_vm", no_vm, 3},
-          {"tcp2", over("tcp"), 2},      {"tcp5", over("tcp"), 5}, {"tcp3_two_connections", two_connections, 3}};
+  return {{"shm2", over("shm"), 2},         {"shm5", over("shm"), 5},
+          {"shm3_no_process_vm", no_vm, 3}, {"tcp2", over("tcp"), 2},
+          {"tcp5", over("tcp"), 5},         {"tcp3_two_connections", two_connections, 3}};
 }
 
 class Between : public ::testing::TestWithParam<Path> {};

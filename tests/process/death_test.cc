@@ -37,8 +37,10 @@ TEST_P(Death, InTheMiddleOfAllReducesIsNamedByEverySurvivor) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Scenes, Death,
-                         ::testing::Values(Scene{"shm_small", "shm", 1}, Scene{"shm_large", "shm", 1 << 18},
-                                           Scene{"tcp_small", "tcp", 1}, Scene{"tcp_large", "tcp", 1 << 18}),
+                         ::testing::Values(Scene{"shm_small", "shm", 1},
+                                           Scene{"shm_large", "shm", 1 << 18},
+                                           Scene{"tcp_small", "tcp", 1},
+                                           Scene{"tcp_large", "tcp", 1 << 18}),
                          [](const auto& scene) { return scene.param.title; });
 
 TEST(Leaving, WithoutDestroyIsAnErrorForThoseWhoWait) {
@@ -67,7 +69,9 @@ TEST(Fork, AChildGetsAnErrorAndTheParentGoesOn) {
     const pid_t child = fork();
     if (child == 0) {
       const Status s = c.all_reduce(&x, &x, 1, DType::int32, ReduceOp::sum);
-      _exit(s.code() == Code::invalid_usage && s.message().find("forked child") != std::string::npos ? 0 : 1);
+      _exit(s.code() == Code::invalid_usage && s.message().find("forked child") != std::string::npos
+                ? 0
+                : 1);
     }
     int status = 0;
     waitpid(child, &status, 0);
@@ -117,7 +121,8 @@ TEST(Init, SettingsThatDifferAreRefused) {
     Config other = over("shm");
     other.init_timeout = 5;
     if (c.rank() == 1) other.slot_bytes *= 2;
-    Result<std::unique_ptr<Communicator>> second = Communicator::create(board.id, c.rank(), 2, other);
+    Result<std::unique_ptr<Communicator>> second =
+        Communicator::create(board.id, c.rank(), 2, other);
     return second ? "inside" : second.status().to_string();
   });
   for (Rank r : {0u, 1u}) {

@@ -37,7 +37,8 @@ using Body = std::function<std::string(Communicator&, Board&)>;
 class Job {
  public:
   Job(uint32_t ranks, const Config& config, const Body& body) : ranks_(ranks) {
-    void* memory = mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void* memory =
+        mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     board_ = new (memory) Board;
     for (Rank r = 0; r < ranks; ++r) {
       const pid_t pid = fork();
@@ -92,7 +93,8 @@ class Job {
       board_->id_ready.store(1);
     }
     while (board_->id_ready.load() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    Result<std::unique_ptr<Communicator>> comm = Communicator::create(board_->id, rank, ranks_, config);
+    Result<std::unique_ptr<Communicator>> comm =
+        Communicator::create(board_->id, rank, ranks_, config);
     return say(rank, comm ? body(**comm, *board_) : comm.status().to_string());
   }
   int say(Rank rank, const std::string& sentence) {
