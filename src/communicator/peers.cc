@@ -105,7 +105,7 @@ Placement place(const PeerTable& peers) {
   Placement placement;
   placement.ranks = static_cast<uint32_t>(peers.host.size());
   placement.hosts = peers.hosts();
-  if (placement.hosts > 1 && placement.hosts < placement.ranks)
+  if (placement.hosts < placement.ranks)
     placement.hierarchy.level.push_back(peers.host);
   return placement;
 }

@@ -35,7 +35,7 @@ struct PeerTable {
   uint32_t hosts() const { return static_cast<uint32_t>(host_names.size()); }
 };
 
-// Hosts as groups of a one-level hierarchy; flat where that says nothing (one host, one rank each).
+// Hosts as groups of a one-level hierarchy; flat where that says nothing (one rank on each host).
 Placement place(const PeerTable& peers);
 
 // CPUs that this process may use: affinity mask and cgroup quota.

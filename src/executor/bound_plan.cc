@@ -15,6 +15,8 @@ namespace {
 // Longer lanes are read from the plan's closed form while they run: 1024 ranks as threads would
 // otherwise hold 1024 tables of 4096 steps.
 constexpr uint32_t k_table_steps = 1024;
+// A message over a network costs as much as some kilobytes: smaller chunks are not worth one.
+constexpr uint64_t k_network_chunk = 4096;
 // Steps that longest_message() reads before it samples.
 constexpr uint64_t k_scan_steps = uint64_t{1} << 18;
 constexpr uint64_t k_compare_steps = uint64_t{1} << 16;
@@ -153,7 +155,10 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
   const uint32_t longest = std::max(1u, longest_message(plan));
   const bool any_size = request.by_reference && longest == 1;
   const uint64_t max_chunk = any_size ? 0 : std::max<uint64_t>(1, request.slot_bytes / longest);
-  bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk);
+  bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk,
+                         request.by_reference
+                             ? 64
+                             : std::min<uint64_t>(k_network_chunk, request.slot_bytes / longest));
   bound->divisor = request.op == ReduceOp::avg ? shape.ranks : 0;
 
   for (Lane lane = 0; lane < shape.lanes; ++lane) {

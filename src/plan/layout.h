@@ -26,9 +26,12 @@ class Layout {
  public:
   Layout() = default;
   // `max_chunk_bytes`: the most that one chunk may hold in a round; 0: everything in one round.
-  Layout(const Shape& shape, uint64_t count, size_t element_bytes, uint64_t max_chunk_bytes)
+  // `min_chunk_bytes`: chunks are multiples of it; where messages are dear, a small block is better
+  // off in few chunks, since empty ones are not sent.
+  Layout(const Shape& shape, uint64_t count, size_t element_bytes, uint64_t max_chunk_bytes,
+         uint64_t min_chunk_bytes = 64)
       : chunks_(std::max<uint32_t>(shape.chunks, 1)), element_(element_bytes), count_(count) {
-    const uint64_t quantum = std::max<uint64_t>(1, 64 / element_);
+    const uint64_t quantum = std::max<uint64_t>(1, min_chunk_bytes / element_);
     auto up = [&](uint64_t elements) { return (elements + quantum - 1) / quantum * quantum; };
     auto per_chunk = [&](uint64_t elements) {
       // A block smaller than a quantum per chunk is still spread in whole quanta.

@@ -11,20 +11,19 @@ using Names = std::vector<std::string_view>;
 
 constexpr uint64_t k_small = 16 * 1024;    // latency counts
 constexpr uint64_t k_medium = 256 * 1024;  // steps still count, bytes too
-constexpr uint64_t k_large = 4 << 20;      // from here on only bytes count
 constexpr uint32_t k_direct_ranks = 64;    // all-to-all among more ranks costs too many messages
 
 // Algorithms in order of preference; the first that serves the request is taken.
 Names all_reduce(const Placement& p, uint64_t bytes) {
   const bool few = p.ranks <= k_direct_ranks;
   if (p.shared && few) return {"direct_two_shot"};  // SharedDirect knows when one shot is better
-  const bool grouped = !p.hierarchy.level.empty();
-  // Halving and doubling move a ring's bytes in fewer steps where the hosts are a power of two.
-  const bool even = (p.hosts & (p.hosts - 1)) == 0;
+  const bool grouped = !p.hierarchy.level.empty() && p.hosts > 1;
+  // Ranks of a host share its NIC: the leader form puts the same bytes on it as the scatter form, in
+  // fewer and longer flows (measured, docs/performance.md). Rails are for hosts with several NICs.
   if (grouped && bytes <= k_small) return {"hierarchical_leader_doubling", "recursive_doubling"};
-  if (grouped && even && bytes <= k_large)
-    return {"hierarchical_scatter_doubling", "hierarchical_leader_doubling", "ring"};
-  if (grouped) return {"hierarchical_scatter", "hierarchical_leader", "ring"};
+  if (grouped) return {"hierarchical_leader", "ring"};
+  // A ring's bytes in logarithmically many steps, if nobody has to be folded in.
+  if ((p.ranks & (p.ranks - 1)) == 0) return {"halving_doubling", "ring"};
   if (bytes <= k_small) return {"recursive_doubling", "ring"};
   if (bytes <= k_medium) return {"halving_doubling", "ring"};
   if (p.ranks > 256 && bytes / p.ranks < 4096) return {"halving_doubling", "ring"};
