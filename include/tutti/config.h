@@ -24,6 +24,9 @@ struct Config {
   std::string host_id;
   // Allow process_vm_readv/writev between ranks of a host where a probe succeeds. TUTTI_PROCESS_VM=0.
   bool process_vm = true;
+  // From this many bytes on, ranks that share windows reduce private buffers through
+  // process_vm_readv/writev instead of copying them through the windows. TUTTI_PROCESS_VM_BYTES.
+  size_t process_vm_bytes = size_t{1} << 40;
   // Seconds until joining gives up. TUTTI_INIT_TIMEOUT.
   double init_timeout = 120;
   // Seconds after which a late operation is reported by the watchdog. TUTTI_LATE_AFTER.

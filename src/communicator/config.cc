@@ -192,6 +192,7 @@ Result<Config> config_from(const Variables& variables) {
   reader.seconds("TUTTI_TIMEOUT", true, &config.timeout);
   reader.text({"TUTTI_TUNE"}, &config.tune);
   reader.flag("TUTTI_DETERMINISTIC", &config.deterministic);
+  reader.number<size_t>("TUTTI_PROCESS_VM_BYTES", 0, size_t{1} << 40, &config.process_vm_bytes);
   reader.number<size_t>("TUTTI_SLOT_BYTES", 1024, size_t{1} << 30, &config.slot_bytes);
   reader.number<uint32_t>("TUTTI_SPIN", 0, 1u << 30, &config.spin);
   reader.text({"TUTTI_FAULT"}, &config.fault);

@@ -63,8 +63,8 @@ PeerIdentity PeerIdentity::of_this_process(const Config& config) {
       hash(fmt::format("{}|{}|{}|{}", host, inode_of("/proc/self/ns/pid"), p.pid, process_start()));
   std::string transports;
   for (const std::string& t : config.transports) transports += t + ",";
-  p.config = hash(fmt::format("{}|{}|{}|{}|{}", transports, config.tune, config.deterministic,
-                              config.slot_bytes, config.socket_connections));
+  p.config = hash(fmt::format("{}|{}|{}|{}|{}|{}", transports, config.process_vm_bytes, config.tune,
+                              config.deterministic, config.slot_bytes, config.socket_connections));
   return p;
 }
 
@@ -105,8 +105,7 @@ Placement place(const PeerTable& peers) {
   Placement placement;
   placement.ranks = static_cast<uint32_t>(peers.host.size());
   placement.hosts = peers.hosts();
-  if (placement.hosts < placement.ranks)
-    placement.hierarchy.level.push_back(peers.host);
+  if (placement.hosts < placement.ranks) placement.hierarchy.level.push_back(peers.host);
   return placement;
 }
 

@@ -60,7 +60,7 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
     if (p->config != peers.emplace_back(*p).config || p->config != mine.config)
       return Status(Code::invalid_usage,
                     fmt::format("rank {} (host {}, pid {}) has other settings: transports, tune, "
-                                "deterministic, slot_bytes and socket_connections must agree",
+                                "deterministic, slot_bytes, process_vm_bytes, socket_connections must agree",
                                 r, p->host_name, p->pid));
   }
   blobs->clear();
@@ -182,8 +182,9 @@ Status Communicator::Impl::agree(Deadline deadline) {
   for (const std::string& b : *all) bits &= b.empty() ? uint8_t{0} : static_cast<uint8_t>(b[0]);
   by_reference_ = (bits & k_all_pull) != 0;
   if (bits & k_all_shared)
-    shared_ = std::make_unique<SharedDirect>(*neighbour, rank_, ranks_, *this, policy_,
-                                             SharedDirectTuning::of(ranks_, policy_.spins == 0));
+    shared_ = std::make_unique<SharedDirect>(
+        *neighbour, rank_, ranks_, *this, policy_,
+        SharedDirectTuning::of(ranks_, policy_.spins == 0, config_.process_vm_bytes));
   return {};
 }
 

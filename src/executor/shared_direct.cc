@@ -32,12 +32,12 @@ constexpr uint32_t k_max_ranks = 64;
 
 }  // namespace
 
-SharedDirectTuning SharedDirectTuning::of(uint32_t ranks, bool crowded) {
+SharedDirectTuning SharedDirectTuning::of(uint32_t ranks, bool crowded, size_t remote_bytes) {
   SharedDirectTuning t;
   // One-shot reads n times what two-shot does, but hands over once.
   t.one_shot_bytes = ranks <= 4 ? 64 * 1024 : ranks <= 8 ? 16 * 1024 : 4 * 1024;
   t.exchange_bytes = 32 * 1024;
-  t.remote_bytes = crowded ? SIZE_MAX : 256 * 1024;
+  t.remote_bytes = remote_bytes;
   t.piece_bytes = crowded ? k_area_bytes : 16 * 1024;
   t.tile_bytes = std::clamp<size_t>(k_tiles_bytes / ranks, 16 * 1024, 64 * 1024);
   return t;

@@ -16,7 +16,7 @@
 //
 // Flow control needs no acknowledgements: every operation waits for a flag of every rank, so when a
 // rank begins operation k+1 all have finished reading what was published in k-1
-// (docs/transports.md).
+// (decision 0006).
 #pragma once
 
 #include <atomic>
@@ -37,9 +37,8 @@ struct SharedDirectTuning {
   size_t piece_bytes;     // staged: about the least that one piece holds
   size_t tile_bytes;      // process_vm: what is read from one rank at a time
 
-  // `crowded`: ranks outnumber CPUs. Every hand-over costs a context switch then, so pieces are
-  // large, and system calls that pin pages lose against copies that a waiting rank can overlap.
-  static SharedDirectTuning of(uint32_t ranks, bool crowded);
+  // `crowded`: ranks outnumber CPUs; every hand-over costs a context switch, so pieces are large.
+  static SharedDirectTuning of(uint32_t ranks, bool crowded, size_t remote_bytes);
 };
 
 class SharedDirect {
