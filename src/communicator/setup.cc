@@ -58,10 +58,11 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
                     fmt::format("rank {} (host {}, pid {}) runs tutti {:#x}, this is {:#x}", r,
                                 p->host_name, p->pid, p->version, mine.version));
     if (p->config != peers.emplace_back(*p).config || p->config != mine.config)
-      return Status(Code::invalid_usage,
-                    fmt::format("rank {} (host {}, pid {}) has other settings: transports, tune, "
-                                "deterministic, slot_bytes, process_vm_bytes, socket_connections must agree",
-                                r, p->host_name, p->pid));
+      return Status(
+          Code::invalid_usage,
+          fmt::format("rank {} (host {}, pid {}) has other settings: transports, tune, "
+                      "deterministic, slot_bytes, process_vm_bytes, socket_connections must agree",
+                      r, p->host_name, p->pid));
   }
   blobs->clear();
   peers_ = PeerTable(peers);
@@ -94,11 +95,10 @@ void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) 
 
 Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peers, const Key& key,
                                            Deadline deadline) {
-  bool all_one_process = true, host_one_process = true, alone_on_host = true, all_one_host = true;
+  bool all_one_process = true, host_one_process = true, alone_on_host = true;
   for (Rank r = 0; r < ranks_; ++r) {
     const bool same_host = peers[r].host == peers[rank_].host;
     const bool same_process = peers[r].process == peers[rank_].process;
-    all_one_host &= same_host;
     all_one_process &= same_process;
     if (same_host) host_one_process &= same_process;
     if (same_host && r != rank_) alone_on_host = false;
