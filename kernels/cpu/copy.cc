@@ -16,7 +16,11 @@ namespace tutti::kernels {
 
 #if defined(__SSE2__)
 
-void stream_copy(void* dst, const void* src, size_t bytes) {
+namespace {
+
+// Whole cache lines of dst by `store`, the ends by memcpy.
+template <class Store>
+void copy_lines(void* dst, const void* src, size_t bytes, Store store) {
   auto* to = static_cast<uint8_t*>(dst);
   const auto* from = static_cast<const uint8_t*>(src);
   constexpr size_t k_line = 64;
@@ -32,12 +36,18 @@ void stream_copy(void* dst, const void* src, size_t bytes) {
     auto* out = reinterpret_cast<__m128i*>(to + at);
     const __m128i a = _mm_loadu_si128(line), b = _mm_loadu_si128(line + 1);
     const __m128i c = _mm_loadu_si128(line + 2), d = _mm_loadu_si128(line + 3);
-    _mm_stream_si128(out, a);
-    _mm_stream_si128(out + 1, b);
-    _mm_stream_si128(out + 2, c);
-    _mm_stream_si128(out + 3, d);
+    store(out, a);
+    store(out + 1, b);
+    store(out + 2, c);
+    store(out + 3, d);
   }
   if (at < bytes) std::memcpy(to + at, from + at, bytes - at);
+}
+
+}  // namespace
+
+void stream_copy(void* dst, const void* src, size_t bytes) {
+  copy_lines(dst, src, bytes, [](__m128i* out, __m128i v) { _mm_stream_si128(out, v); });
 }
 
 void streaming_fence() { _mm_sfence(); }
@@ -50,22 +60,7 @@ bool on_amd() {
 }
 
 void vector_copy(void* dst, const void* src, size_t bytes) {
-  auto* to = static_cast<uint8_t*>(dst);
-  const auto* from = static_cast<const uint8_t*>(src);
-  const size_t head = (64 - reinterpret_cast<uintptr_t>(to) % 64) % 64;
-  std::memcpy(to, from, head);
-  size_t at = head;
-  for (; bytes - at >= 64; at += 64) {
-    const auto* line = reinterpret_cast<const __m128i*>(from + at);
-    auto* out = reinterpret_cast<__m128i*>(to + at);
-    const __m128i a = _mm_loadu_si128(line), b = _mm_loadu_si128(line + 1);
-    const __m128i c = _mm_loadu_si128(line + 2), d = _mm_loadu_si128(line + 3);
-    _mm_store_si128(out, a);
-    _mm_store_si128(out + 1, b);
-    _mm_store_si128(out + 2, c);
-    _mm_store_si128(out + 3, d);
-  }
-  std::memcpy(to + at, from + at, bytes - at);
+  copy_lines(dst, src, bytes, [](__m128i* out, __m128i v) { _mm_store_si128(out, v); });
 }
 
 }  // namespace

@@ -10,8 +10,6 @@
 namespace tutti {
 namespace {
 
-constexpr uint64_t k_pull_bytes = 4096;
-
 uint64_t transfer_signature(uint64_t number, const Transfer& t) {
   uint64_t h = number * 0x9e3779b97f4a7c15ULL ^ t.bytes * 0xff51afd7ed558ccdULL;
   h = (h ^ (h >> 31)) * 0xc4ceb9fe1a85ec53ULL + static_cast<uint64_t>(t.dtype) + 1;

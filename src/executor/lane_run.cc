@@ -10,8 +10,6 @@
 namespace tutti {
 namespace {
 
-// Below this a copy into a slot costs less than telling the peer where to read.
-constexpr uint64_t k_pull_bytes = 4096;
 // Sources that a system call has to fetch are reduced in tiles that stay in the L2 cache.
 constexpr uint64_t k_tile_bytes = 64 * 1024;
 

@@ -14,6 +14,9 @@ namespace tutti {
 // refused by bind(); none of the library's do.
 inline constexpr uint32_t k_endpoint_credits = 4;
 
+// Below this a copy into a slot costs less than telling the peer where to read.
+inline constexpr uint64_t k_pull_bytes = 4096;
+
 // Lanes at and above this one carry point-to-point and vector transfers, not plans.
 inline constexpr uint32_t k_exchange_lane = 0xffff;
 
