@@ -102,6 +102,39 @@ class Communicator {
   // Any sequence of blocking calls as one operation of the progress thread: a stream of its own.
   Work submit(std::function<Status(Communicator&)> body);
 
+  // Communicators from this one. `config` null: this one's settings.
+  //
+  // Collective over all ranks. Those that pass the same color (>= 0) form a communicator, ordered by
+  // key and then by rank here; k_no_color gives a null pointer.
+  static constexpr int k_no_color = -1;
+  Result<std::unique_ptr<Communicator>> split(int color, int key, const Config* config = nullptr);
+  // Called by every rank that is not in `excluded` (the same set on each, any order); the others may
+  // be dead. Keeps the order of ranks. Works after an error, abort() or revoke().
+  // Errors: invalid_argument (own rank or an unknown one excluded), timeout naming who did not come.
+  Result<std::unique_ptr<Communicator>> shrink(std::span<const Rank> excluded,
+                                               const Config* config = nullptr);
+  // The id under which new ranks enter: called by one rank, which hands it to them and to grow().
+  Result<UniqueId> grow_id();
+  // Collective over all ranks here, with create(id, rank, ranks, config) of the new ones: a
+  // communicator of `ranks` > ranks() in which these keep their numbers. The rank that called
+  // grow_id() passes the id, the others null.
+  Result<std::unique_ptr<Communicator>> grow(uint32_t ranks, const UniqueId* id,
+                                             const Config* config = nullptr);
+
+  // From any thread: stops the running operation here and on every rank that can be reached; later
+  // collectives return Code::aborted. Only failed(), agree(), shrink() and the destructor go on.
+  void revoke(const std::string& reason);
+  // Ranks that this rank knows to have died or left, ascending. Others may know more: agree().
+  std::vector<Rank> failed() const;
+  // Among the ranks that live (after ULFM's MPIX_Comm_agree): every one that returns ok returns the
+  // same flags (AND of what the survivors passed) and the same failed set (their union), even when
+  // more ranks die meanwhile. Works on a broken or revoked communicator.
+  struct Agreement {
+    uint64_t flags = ~uint64_t{0};
+    std::vector<Rank> failed;
+  };
+  Result<Agreement> agree(uint64_t flags, std::chrono::nanoseconds timeout);
+
   // From any thread: unblocks a running operation here and on all ranks; latches Code::aborted.
   void abort(const std::string& reason);
   // The latched first cause, ok while healthy.
