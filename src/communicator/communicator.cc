@@ -47,7 +47,14 @@ Result<std::unique_ptr<Communicator>> Communicator::from_environment() {
   if (!config) return config.status();
   Result<LaunchInfo> launch = launch_from_environment();
   if (!launch) return launch.status();
-  return create(launch->id, launch->rank, launch->ranks, *config);
+  Result<std::unique_ptr<Communicator>> made =
+      create(launch->id, launch->rank, launch->ranks, *config);
+  if (made && launch->weak_secret)
+    (*made)->impl_->warn(fmt::format(
+        "{} gave no secret: the job's own, made from its names, keeps jobs apart but no attacker "
+        "out; set TUTTI_SECRET_FILE or TUTTI_SECRET",
+        launch->launcher));
+  return made;
 }
 
 Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(

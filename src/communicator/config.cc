@@ -25,7 +25,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_SPIN",       "TUTTI_FAULT",         "TUTTI_DEBUG",         "TUTTI_DEBUG_FILE",
     "TUTTI_RANK",       "TUTTI_SIZE",          "TUTTI_LOCAL_RANK",    "TUTTI_LOCAL_SIZE",
     "TUTTI_ID",         "TUTTI_ID_FD",         "TUTTI_ROOT",          "TUTTI_PORT",
-    "TUTTI_SECRET",     "TUTTI_SECRET_FILE",
+    "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES",
 };
 
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};

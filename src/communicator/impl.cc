@@ -175,6 +175,7 @@ Result<Communicator::Impl::Entry*> Communicator::Impl::entry_for(const Call& cal
   }
   Result<std::unique_ptr<Entry>> made = make_entry(call, key);
   if (!made) return made.status();
+  if (log_.on(LogLevel::info)) log_.write(LogLevel::info, "plan: " + explain(**made, call));
   return entries_.emplace(key, std::move(*made)).first->second.get();
 }
 
@@ -232,6 +233,7 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
   record_.root = call.root;
   late_reported_ = false;
   for (const auto& t : router_->transports()) t->announce(record_);
+  if (log_.on(LogLevel::trace)) log_.write(LogLevel::trace, describe_call(record_));
 
   const void* send = call.send;
   const bool premul = call.reduction.op == ReduceOp::premul_sum;
@@ -365,6 +367,7 @@ void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for) {
     std::lock_guard lock(error_mutex_);
     callback = late_callback_;
   }
+  warn(text);
   if (callback) callback(text);
 }
 
@@ -420,6 +423,7 @@ Status Communicator::Impl::latch(Status status, Rank culprit) {
     first_error_ = status;
     broken_.store(true, std::memory_order_release);
   }
+  warn(status.message());
   const ErrorRecord record{status.code(), rank_, culprit, status.message()};
   for (const auto& t : router_->transports()) t->post_error(record);
   bootstrap_->post_error(fmt::format("{} {}", static_cast<int>(status.code()), status.message()));
@@ -467,22 +471,28 @@ void Communicator::Impl::on_late(std::function<void(const std::string&)> callbac
 }
 
 std::string Communicator::Impl::explain(const Call& call) {
-  const bool shared_barrier = call.collective == Collective::barrier && shared_ != nullptr;
-  if (shared_barrier) return "barrier: flags in shared windows";
   Result<Entry*> found = entry_for(call);
-  if (!found) return found.status().to_string();
-  const Entry& entry = **found;
-  const size_t bytes = call.count * size_of(call.dtype);
-  std::string where;
+  return found ? explain(**found, call) : found.status().to_string();
+}
+
+std::string Communicator::Impl::transport_names() const {
+  std::string names;
   for (const auto& t : router_->transports())
-    where += (where.empty() ? "" : "+") + std::string(t->name());
+    names += (names.empty() ? "" : "+") + std::string(t->name());
+  return names.empty() ? "memory" : names;
+}
+
+std::string Communicator::Impl::explain(const Entry& entry, const Call& call) const {
+  const size_t bytes = call.count * size_of(call.dtype);
+  const std::string where = transport_names();
+  if (entry.shared && call.collective == Collective::barrier)
+    return "barrier: flags in shared windows";
   if (entry.shared)
     return fmt::format("{} {} B: {} over {} ({})", name(call.collective), bytes,
                        shared_->one_shot(bytes) ? "direct_one_shot" : "direct_two_shot", where,
                        shared_->last_path());
   return fmt::format("{} {} B: {} over {}, {} round{}", name(call.collective), bytes,
-                     entry.bound->request.plan->algorithm(), where.empty() ? "memory" : where,
-                     entry.bound->layout.rounds(), entry.bound->layout.rounds() == 1 ? "" : "s");
+                     entry.bound->request.plan->algorithm(), where, entry.bound->layout.rounds(), entry.bound->layout.rounds() == 1 ? "" : "s");
 }
 
 }  // namespace tutti

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "src/base/auth.h"
+#include "src/base/log.h"
 #include "src/communicator/bootstrap/bootstrap.h"
 #include "src/communicator/peers.h"
 #include "src/executor/cpu_executor.h"
@@ -63,6 +64,7 @@ class Communicator::Impl final : public Monitor {
   Status error() const;
   Status finalize(Clock::duration patience);
   std::string explain(const Call& call);
+  void warn(std::string_view text) const { log_.write(LogLevel::warn, text); }
   void on_late(std::function<void(const std::string&)> callback);
 
   // Monitor: what happens while a call waits.
@@ -98,6 +100,7 @@ class Communicator::Impl final : public Monitor {
   Status make_transports(const std::vector<PeerIdentity>& peers, const Key& key, Deadline deadline);
   Status agree(Deadline deadline);
   void choose_waiting(const std::vector<PeerIdentity>& peers);
+  Status open_log();
 
   Status execute(const Call& call);  // inline, on whichever thread
   template <class Body>
@@ -113,13 +116,16 @@ class Communicator::Impl final : public Monitor {
   std::optional<Status> adopted_error();
   Status compare_calls(Rank peer, Clock::duration waited);
   void report_late(Clock::duration waited, Rank waiting_for);
+  std::string explain(const Entry& entry, const Call& call) const;
   std::string describe_call(const CallRecord& record) const;
   std::string describe_peer(Rank peer) const;
+  std::string transport_names() const;
   void work_loop();
 
   Rank rank_ = 0;
   uint32_t ranks_ = 1;
   Config config_;
+  Log log_;
   std::unique_ptr<Bootstrap> bootstrap_;
   PeerTable peers_;
   std::unique_ptr<Router> router_;

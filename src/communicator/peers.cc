@@ -1,17 +1,14 @@
 #include "src/communicator/peers.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <sstream>
-#include <thread>
 
 namespace tutti {
 namespace {
@@ -107,24 +104,6 @@ Placement place(const PeerTable& peers) {
   placement.hosts = peers.hosts();
   if (placement.hosts < placement.ranks) placement.hierarchy.level.push_back(peers.host);
   return placement;
-}
-
-uint32_t available_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  uint32_t cpus = sched_getaffinity(0, sizeof(set), &set) == 0
-                      ? static_cast<uint32_t>(CPU_COUNT(&set))
-                      : std::max(1u, std::thread::hardware_concurrency());
-  // cgroup v2: "max 100000" or "200000 100000"; v1 in two files.
-  std::istringstream v2(first_line("/sys/fs/cgroup/cpu.max"));
-  double quota = 0, period = 0;
-  if (!(v2 >> quota >> period)) {
-    quota = std::atof(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").c_str());
-    period = std::atof(first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us").c_str());
-  }
-  if (quota > 0 && period > 0)
-    cpus = std::min(cpus, std::max(1u, static_cast<uint32_t>(std::ceil(quota / period))));
-  return std::max(1u, cpus);
 }
 
 }  // namespace tutti

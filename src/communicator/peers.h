@@ -38,7 +38,4 @@ struct PeerTable {
 // Hosts as groups of a one-level hierarchy; flat where that says nothing (one rank on each host).
 Placement place(const PeerTable& peers);
 
-// CPUs that this process may use: affinity mask and cgroup quota.
-uint32_t available_cpus();
-
 }  // namespace tutti

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/base/cpus.h"
 #include "src/communicator/impl.h"
 #include "transports/make.h"
 
@@ -42,6 +43,7 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
 Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key& key,
                                  Deadline deadline) {
   bootstrap_ = std::move(bootstrap);
+  TUTTI_RETURN_IF_ERROR(open_log());
   fork_guard_ = make_fork_guard();
   Result<std::vector<TuneRule>> rules = parse_tune(config_.tune);
   if (!rules) return rules.status();
@@ -74,6 +76,24 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
   planner_ = std::make_unique<Planner>(placement, std::move(*rules), config_.deterministic);
   executor_ = std::make_unique<CpuExecutor>(*router_, *this, policy_);
   exchange_ = std::make_unique<Exchange>(*router_, *this, policy_);
+  if (log_.on(LogLevel::info))
+    log_.write(LogLevel::info,
+               fmt::format("joined: tutti {}, {} ranks on {} hosts over {}; {} CPUs here, {}", version(),
+                           ranks_, peers_.hosts(), transport_names(), available_cpus(),
+                           policy_.spins == 0 ? "waiting yields at once"
+                                              : fmt::format("waiting spins {} times", policy_.spins)));
+  return {};
+}
+
+Status Communicator::Impl::open_log() {
+  Result<LogLevel> level = parse_log_level(config_.debug);
+  if (!level) return level.status();
+  Result<Log> log = Log::open(*level, config_.debug_file, rank_);
+  if (!log) return log.status();
+  log_ = std::move(*log);
+  if (log_.on(LogLevel::warn))
+    for (const std::string& complaint : Config::unknown_variables())
+      log_.write(LogLevel::warn, complaint);
   return {};
 }
 

@@ -1,12 +1,20 @@
 // What a communicator promises beyond single collectives: groups, asynchronous work, errors that
 // name the culprit, abort.
+#include <gmock/gmock.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "tests/collective/world.h"
 
 namespace tutti::testing_world {
 namespace {
+
+using testing::HasSubstr;
 
 TEST(Groups, SendAndReceiveInAnyOrder) {
   Communicators world = make_world(4);
@@ -265,6 +273,40 @@ TEST(Late, IsReportedOnceWithTheNamesOfBoth) {
   EXPECT_EQ(reports.load(), 1);
   EXPECT_NE(text.find("rank 0: all_reduce #1 of 1 int32 sum is late"), std::string::npos) << text;
   EXPECT_NE(text.find("peer 1"), std::string::npos) << text;
+}
+
+TEST(Log, TellsHowRanksJoinedPlannedAndFailed) {
+  Config config;
+  config.debug = "INFO";
+  config.debug_file = testing::TempDir() + "tutti-log.%p";
+  const std::string path = testing::TempDir() + "tutti-log." + std::to_string(getpid());
+  std::filesystem::remove(path);
+  Communicators world = make_world(2, config);
+  on_every_rank(world, [](Communicator& c) {
+    std::vector<float> x(1000, 1.0f);
+    EXPECT_TRUE(c.all_reduce(x.data(), x.data(), 1000, DType::float32, {}).ok());
+  });
+  world[0]->abort("the test says so");
+  world.clear();
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  std::filesystem::remove(path);
+  EXPECT_THAT(text.str(), HasSubstr("rank 1 [info] joined: tutti"));
+  EXPECT_THAT(text.str(), HasSubstr("rank 0 [info] plan: all_reduce 4000 B"));
+  EXPECT_THAT(text.str(), HasSubstr("rank 0 [warn] rank 0: aborted: the test says so"));
+}
+
+TEST(Log, ABadFileOrLevelIsRefused) {
+  Config config;
+  config.debug = "WARN";
+  config.debug_file = "/nonexistent/folder/log";
+  auto made = Communicator::create_local(1, config);
+  ASSERT_FALSE(made.ok());
+  EXPECT_THAT(made.status().message(), HasSubstr("/nonexistent/folder/log"));
+  config.debug = "LOUD";
+  made = Communicator::create_local(1, config);
+  ASSERT_FALSE(made.ok());
+  EXPECT_THAT(made.status().message(), HasSubstr("LOUD"));
 }
 
 TEST(Timeout, FailsNamingWhoIsWaitedFor) {
