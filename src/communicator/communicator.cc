@@ -10,15 +10,6 @@
 #include "src/communicator/impl.h"
 
 namespace tutti {
-namespace {
-
-Deadline after(double seconds) {
-  return Clock::now() +
-         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-}
-
-}  // namespace
-
 Reduction Reduction::premul_sum(DType dtype, const void* scalar) {
   Reduction r(ReduceOp::premul_sum);
   std::memcpy(&r.scalar_bits, scalar, size_of(dtype));
@@ -32,12 +23,7 @@ Result<std::unique_ptr<Communicator>> Communicator::create(const UniqueId& id, R
                                                            uint32_t ranks, const Config& config) {
   if (ranks == 0 || rank >= ranks)
     return Status(Code::invalid_argument, fmt::format("rank {} of {} ranks", rank, ranks));
-  const Deadline deadline = after(config.init_timeout);
-  Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(
-      id, {rank, ranks, config.socket_interface, config.socket_family, deadline, k_plan_format});
-  if (!bootstrap) return bootstrap.status();
-  Result<std::unique_ptr<Impl>> impl = Impl::connect(
-      std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config, deadline);
+  Result<std::unique_ptr<Impl>> impl = Impl::join(id, rank, ranks, config);
   if (!impl) return impl.status();
   return std::make_unique<Communicator>(std::move(*impl));
 }
@@ -211,6 +197,27 @@ Work Communicator::barrier_async() {
 }
 
 // --- life cycle
+
+namespace {
+
+// The public face of what an Impl made: a communicator, null, or why not.
+Result<std::unique_ptr<Communicator>> wrap(Communicator::Impl::Descendant made) {
+  if (!made) return made.status();
+  if (*made == nullptr) return std::unique_ptr<Communicator>();
+  return std::make_unique<Communicator>(std::move(*made));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
+                                                          const Config* config) {
+  return wrap(impl_->split(color, key, config));
+}
+Result<UniqueId> Communicator::grow_id() { return impl_->grow_id(); }
+Result<std::unique_ptr<Communicator>> Communicator::grow(uint32_t ranks, const UniqueId* id,
+                                                         const Config* config) {
+  return wrap(impl_->grow(ranks, id, config));
+}
 
 void Communicator::abort(const std::string& reason) { impl_->abort(reason); }
 Status Communicator::error() const { return impl_->error(); }

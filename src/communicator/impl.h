@@ -32,12 +32,20 @@ struct Work::State {
   std::function<Status()> body;
 };
 
+inline Deadline after(double seconds) {
+  return Clock::now() +
+         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 class Communicator::Impl final : public Monitor {
  public:
   // Collective over the ranks of `bootstrap`; blocks until `deadline`.
   static Result<std::unique_ptr<Impl>> connect(std::unique_ptr<Bootstrap> bootstrap, Rank rank,
                                                uint32_t ranks, const Key& key, const Config& config,
                                                Deadline deadline);
+  // The same with the bootstrap of a unique id.
+  static Result<std::unique_ptr<Impl>> join(const UniqueId& id, Rank rank, uint32_t ranks,
+                                            const Config& config);
   ~Impl() override;
 
   Rank rank() const { return rank_; }
@@ -66,6 +74,12 @@ class Communicator::Impl final : public Monitor {
   std::string explain(const Call& call);
   void warn(std::string_view text) const { log_.write(LogLevel::warn, text); }
   void on_late(std::function<void(const std::string&)> callback);
+
+  // Descendants, see communicator.h.
+  using Descendant = Result<std::unique_ptr<Impl>>;
+  Descendant split(int color, int key, const Config* config);
+  Result<UniqueId> grow_id() const;
+  Descendant grow(uint32_t ranks, const UniqueId* id, const Config* config);
 
   // Monitor: what happens while a call waits.
   Status check(Clock::duration waited, Rank waiting_for) override;
@@ -121,11 +135,19 @@ class Communicator::Impl final : public Monitor {
   std::string describe_peer(Rank peer) const;
   std::string transport_names() const;
   void work_loop();
+  // What every rank gives, by rank: an all_gather of `mine`.
+  template <class T>
+  Result<std::vector<T>> share(const T& mine);
+  Result<std::string> share_bytes(const std::string& mine);
+  Status no_open_group(const char* what) const;
+  Descendant enter(const std::string& ticket, Rank rank, uint32_t ranks, const Config& config,
+                   Deadline deadline);
 
   Rank rank_ = 0;
   uint32_t ranks_ = 1;
   Config config_;
   Log log_;
+  Key key_{};
   std::unique_ptr<Bootstrap> bootstrap_;
   PeerTable peers_;
   std::unique_ptr<Router> router_;

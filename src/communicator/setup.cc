@@ -35,9 +35,21 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
   impl->rank_ = rank;
   impl->ranks_ = ranks;
   impl->config_ = config;
+  impl->key_ = key;
   TUTTI_RETURN_IF_ERROR(impl->start(std::move(bootstrap), key, deadline)
                             .with_context(fmt::format("rank {} of {}", rank, ranks)));
   return impl;
+}
+
+Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::join(const UniqueId& id, Rank rank,
+                                                                     uint32_t ranks,
+                                                                     const Config& config) {
+  const Deadline deadline = after(config.init_timeout);
+  Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(
+      id, {rank, ranks, config.socket_interface, config.socket_family, deadline, k_plan_format});
+  if (!bootstrap) return bootstrap.status();
+  return connect(std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config,
+                 deadline);
 }
 
 Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key& key,

@@ -12,8 +12,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "src/base/auth.h"
 #include "tutti/status.h"
 #include "tutti/types.h"
 #include "tutti/unique_id.h"
@@ -52,6 +54,15 @@ class Bootstrap {
   virtual void post_error(const std::string& record) = 0;
   virtual std::optional<std::string> posted_error() = 0;
   virtual Status progress() = 0;
+
+  // Descendants: some of these ranks, under new numbers, with a bootstrap of their own. Who will be
+  // rank 0 there founds it and hands the ticket (ticket_bytes() long) to the others; all of them,
+  // rank 0 too, enter with it. The secret is derived from `key` and never part of the ticket, so
+  // that only ranks with the same key meet. options.rank and .ranks are those of the descendant.
+  virtual size_t ticket_bytes() const = 0;
+  virtual Result<std::string> found(const Key& key, const BootstrapOptions& options) = 0;
+  virtual Result<std::unique_ptr<Bootstrap>> enter(std::string_view ticket, const Key& key,
+                                                   const BootstrapOptions& options) = 0;
 };
 
 }  // namespace tutti

@@ -69,7 +69,11 @@ Result<UniqueId> create_id(const IdOptions& options) {
   if (!at.ok()) return at.status();
   IdFields fields;
   fields.root = pack(*at);
-  fill_random(fields.secret);
+  if (options.secret) {
+    fields.secret = *options.secret;
+  } else {
+    fill_random(fields.secret);
+  }
   TUTTI_RETURN_IF_ERROR(start_root_service(std::move(*listener), fields.secret,
                                            options.idle_timeout, options.persistent));
   return encode_id(fields);

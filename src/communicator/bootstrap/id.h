@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "src/base/auth.h"
@@ -36,6 +37,8 @@ struct IdOptions {
   bool persistent = false;
   // Where to listen, "10.0.0.1:5000"; empty: any free port of the chosen interface.
   std::string address;
+  // Drawn at random when there is none.
+  std::optional<Key> secret;
 };
 
 // UniqueId::create() with explicit options: opens the listener and starts the root service.

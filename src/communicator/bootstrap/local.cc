@@ -1,6 +1,7 @@
 // Bootstrap among the threads of one process: the same interface on a mutex and a condition
 // variable, without sockets, for Communicator::create_local and for jobs of one rank.
 #include <condition_variable>
+#include <map>
 #include <mutex>
 
 #include "src/communicator/bootstrap/bootstrap.h"
@@ -27,6 +28,14 @@ struct Room {
   std::shared_ptr<const Blobs> published;
   std::optional<std::string> posted;
   Status broken;
+  // Descendants that somebody has founded and not all have entered, by ticket.
+  struct Descendant {
+    std::shared_ptr<Room> room;
+    Key key{};
+    uint32_t expected = 0;
+  };
+  uint64_t next_ticket = 1;
+  std::map<uint64_t, Descendant> descendants;
 };
 
 class LocalBootstrap : public Bootstrap {
@@ -39,6 +48,10 @@ class LocalBootstrap : public Bootstrap {
   void post_error(const std::string& record) override;
   std::optional<std::string> posted_error() override;
   Status progress() override;
+  size_t ticket_bytes() const override { return sizeof(uint64_t); }
+  Result<std::string> found(const Key& key, const BootstrapOptions& options) override;
+  Result<std::unique_ptr<Bootstrap>> enter(std::string_view ticket, const Key& key,
+                                           const BootstrapOptions& options) override;
 
  private:
   Result<std::shared_ptr<const Blobs>> meet(const std::string& mine, Deadline deadline);
@@ -127,6 +140,30 @@ std::optional<std::string> LocalBootstrap::posted_error() {
 Status LocalBootstrap::progress() {
   std::lock_guard lock(room_->mutex);
   return room_->broken;
+}
+
+Result<std::string> LocalBootstrap::found(const Key& key, const BootstrapOptions& options) {
+  std::lock_guard lock(room_->mutex);
+  const uint64_t number = room_->next_ticket++;
+  room_->descendants[number] = {std::make_shared<Room>(options.ranks), key, options.ranks};
+  std::string ticket;
+  append(&ticket, number);
+  return ticket;
+}
+
+Result<std::unique_ptr<Bootstrap>> LocalBootstrap::enter(std::string_view ticket, const Key& key,
+                                                         const BootstrapOptions& options) {
+  uint64_t number = 0;
+  if (!take(&ticket, &number)) return Status(Code::internal_error, "a ticket of the wrong size");
+  std::lock_guard lock(room_->mutex);
+  auto found = room_->descendants.find(number);
+  if (found == room_->descendants.end() || found->second.key != key ||
+      found->second.room->ranks != options.ranks)
+    return Status(Code::invalid_usage,
+                  "rank " + std::to_string(rank_) + " has no ticket for this descendant");
+  std::shared_ptr<Room> room = found->second.room;
+  if (--found->second.expected == 0) room_->descendants.erase(found);
+  return std::unique_ptr<Bootstrap>(std::make_unique<LocalBootstrap>(options.rank, room));
 }
 
 }  // namespace

@@ -36,6 +36,10 @@ class Tree : public Bootstrap {
   void post_error(const std::string& record) override;
   std::optional<std::string> posted_error() override;
   Status progress() override;
+  size_t ticket_bytes() const override;
+  Result<std::string> found(const Key& key, const BootstrapOptions& options) override;
+  Result<std::unique_ptr<Bootstrap>> enter(std::string_view ticket, const Key& key,
+                                           const BootstrapOptions& options) override;
 
   // --- for join(), before the tree is complete and known to anybody else
   void set_parent(Rank rank, const std::string& name, Fd fd);
