@@ -140,13 +140,19 @@ Cost chapter_cost(const Chapter& chapter, const PlanRequest& request) {
   return entry.cost(request.ranks, shape.chunks, request);
 }
 
-// Algorithm holds plain function pointers, so each chapter gets three functions of its own.
+bool chapter_in_place_differs(const Chapter& chapter, Collective collective, uint32_t ranks) {
+  const Entry* entry = find_entry(chapter, collective);
+  return ranks > 1 && entry != nullptr && entry->in_place_differs;
+}
+
+// Algorithm holds plain function pointers, so each chapter gets four functions of its own.
 template <size_t I>
 constexpr Algorithm row() {
   return {k_chapters[I].name, k_chapters[I].summary,
           [](const PlanRequest& request) { return chapter_supports(k_chapters[I], request); },
           [](const PlanRequest& request) { return chapter_make(k_chapters[I], request); },
-          [](const PlanRequest& request) { return chapter_cost(k_chapters[I], request); }};
+          [](const PlanRequest& request) { return chapter_cost(k_chapters[I], request); },
+          [](Collective c, uint32_t n) { return chapter_in_place_differs(k_chapters[I], c, n); }};
 }
 template <size_t... I>
 constexpr std::array<Algorithm, sizeof...(I)> rows(std::index_sequence<I...>) {

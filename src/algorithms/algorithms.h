@@ -42,6 +42,9 @@ struct Algorithm {
   Status (*supports)(const PlanRequest& request);
   PlanPtr (*make)(const PlanRequest& request);
   Cost (*cost)(const PlanRequest& request);
+  // True when the forms in place and out of place exchange different messages, so that all ranks
+  // must run the same one.
+  bool (*in_place_differs)(Collective collective, uint32_t ranks);
 };
 
 std::span<const Algorithm> algorithms();

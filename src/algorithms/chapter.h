@@ -2,6 +2,7 @@
 // table.
 #pragma once
 
+#include <bit>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,10 +17,13 @@ namespace tutti::chapters {
 struct Entry {
   Collective collective;
   PlanPtr (*make)(std::string_view algorithm, Shape shape);
-  // Fills chunks, lanes, scratch and credits, where they differ from 1, 1, 0 and 1.
+  // Fills chunks, lanes, scratch, credits and longest, where they differ from 1, 1, 0, 1 and 1.
   void (*form)(const PlanRequest& request, Shape& shape);
   Cost (*cost)(double n, double chunks, const PlanRequest& request);
+  // In place exchanges other messages than out of place (with two ranks and more).
+  bool in_place_differs = false;
 };
+inline constexpr bool k_in_place_differs = true;
 
 std::span<const Entry> ring();
 std::span<const Entry> direct_one_shot();
@@ -52,6 +56,9 @@ inline void chunk_per_rank(const PlanRequest& request, Shape& shape) {
 inline void pipelined(const PlanRequest& request, Shape& shape) {
   shape.chunks = request.chunks > 0 ? request.chunks : k_pipeline_chunks;
 }
+
+// The largest power of two below n; 1 for n = 1: what doubling and halving move at most.
+inline uint32_t half(uint32_t n) { return n > 2 ? std::bit_floor(n - 1) : 1; }
 
 inline double levels(double n) { return ceil_log2(static_cast<uint32_t>(n)); }
 inline Cost one_message_each(double n, double, const PlanRequest&) { return {1, n - 1, 0}; }

@@ -18,7 +18,8 @@ Cost two_shot_cost(double n, double, const PlanRequest&) {
 }
 Cost token_cost(double, double, const PlanRequest&) { return {1, 0, 0}; }
 constexpr Entry k_direct_one_shot[] = {
-    {Collective::all_reduce, formula<direct::OneShot>, one_shot, one_message_each_reduced},
+    {Collective::all_reduce, formula<direct::OneShot>, one_shot, one_message_each_reduced,
+     k_in_place_differs},
 };
 constexpr Entry k_direct_two_shot[] = {
     {Collective::all_reduce, formula<direct::TwoShot>, chunk_per_rank, two_shot_cost},

@@ -22,7 +22,8 @@ Cost dissemination_cost(double n, double, const PlanRequest&) {
   return {static_cast<double>(ceil_log2(static_cast<uint32_t>(n))), 0, 0};
 }
 constexpr Entry k_pairwise[] = {
-    {Collective::all_to_all, formula<pairwise::AllToAll>, pairwise_form, pairwise_cost},
+    {Collective::all_to_all, formula<pairwise::AllToAll>, pairwise_form, pairwise_cost,
+     k_in_place_differs},
     {Collective::all_to_all_v, formula<pairwise::PairLanes>, pair_lanes, one_message_each},
     {Collective::send_recv, formula<pairwise::PairLanes>, pair_lanes, one_message_each},
 };
@@ -39,22 +40,27 @@ Cost doubling_all_reduce_cost(double n, double, const PlanRequest& request) {
   const double token = n == 2 && request.in_place;
   return {m + 2 * folded + token, m + 2 * folded, m + folded};
 }
+void halved_blocks(const PlanRequest& request, Shape& shape) {
+  shape.longest = half(request.ranks);
+}
 Cost logarithmic_gather_cost(double n, double, const PlanRequest&) { return {levels(n), n - 1, 0}; }
 Cost logarithmic_reduce_cost(double n, double, const PlanRequest&) {
   return {levels(n), n - 1, n - 1};
 }
 constexpr Entry k_recursive_doubling[] = {
     {Collective::all_reduce, formula<recursive_doubling::AllReduce>, doubling_all_reduce,
-     doubling_all_reduce_cost},
-    {Collective::all_gather, formula<recursive_doubling::AllGather>, one_chunk,
+     doubling_all_reduce_cost, k_in_place_differs},
+    {Collective::all_gather, formula<recursive_doubling::AllGather>, halved_blocks,
      logarithmic_gather_cost},
 };
 
 void halving_all_reduce(const PlanRequest& request, Shape& shape) {
   shape.chunks = 1u << floor_log2(request.ranks);
+  shape.longest = half(request.ranks);
 }
 void halving_reduce_scatter(const PlanRequest& request, Shape& shape) {
   shape.scratch = request.ranks > 2 ? request.ranks / 2 : 0;
+  shape.longest = half(request.ranks);
 }
 Cost halving_all_reduce_cost(double n, double f, const PlanRequest&) {
   const double folded = n > f, share = (f - 1) / f;
@@ -65,17 +71,20 @@ constexpr Entry k_halving_doubling[] = {
      halving_all_reduce_cost},
     {Collective::reduce_scatter, formula<halving_doubling::ReduceScatter>, halving_reduce_scatter,
      logarithmic_reduce_cost},
-    {Collective::all_gather, formula<halving_doubling::AllGather>, one_chunk,
+    {Collective::all_gather, formula<halving_doubling::AllGather>, halved_blocks,
      logarithmic_gather_cost},
 };
 
-void two_credits(const PlanRequest&, Shape& shape) { shape.credits = 2; }
-void bruck_reduce_scatter(const PlanRequest& request, Shape& shape) {
+void bruck_all_gather(const PlanRequest& request, Shape& shape) {
   shape.credits = 2;
+  shape.longest = std::max(1u, request.ranks / 2);
+}
+void bruck_reduce_scatter(const PlanRequest& request, Shape& shape) {
+  bruck_all_gather(request, shape);
   shape.scratch = request.ranks > 2 ? bruck::held(request.ranks, 1) : 0;
 }
 void bruck_all_to_all(const PlanRequest& request, Shape& shape) {
-  shape.credits = 2;
+  bruck_all_gather(request, shape);
   shape.scratch = bruck::all_to_all_scratch(request.ranks);
 }
 Cost bruck_all_to_all_cost(double n, double, const PlanRequest&) {
@@ -84,7 +93,7 @@ Cost bruck_all_to_all_cost(double n, double, const PlanRequest&) {
   return {levels(n) + 1, blocks, 0};
 }
 constexpr Entry k_bruck[] = {
-    {Collective::all_gather, formula<bruck::AllGather>, two_credits, logarithmic_gather_cost},
+    {Collective::all_gather, formula<bruck::AllGather>, bruck_all_gather, logarithmic_gather_cost},
     {Collective::reduce_scatter, formula<bruck::ReduceScatter>, bruck_reduce_scatter,
      logarithmic_reduce_cost},
     {Collective::all_to_all, formula<bruck::AllToAll>, bruck_all_to_all, bruck_all_to_all_cost},

@@ -12,16 +12,20 @@
 namespace tutti::chapters {
 namespace {
 
-// The algorithms of the top level: chunks for m ranks, and the cost on a block of M bytes.
+// The algorithms of the top level: chunks for m ranks, the longest message, and the cost on a
+// block of M bytes.
 struct RingTop : ring::AllReduce {
+  static uint32_t longest(uint32_t) { return 1; }
   static uint32_t chunks(uint32_t m) { return m; }
   static Cost cost(double m) { return {2 * (m - 1), 2 * (m - 1) / m, (m - 1) / m}; }
 };
 struct TwoShotTop : direct::TwoShot {
+  static uint32_t longest(uint32_t) { return 1; }
   static uint32_t chunks(uint32_t m) { return m; }
   static Cost cost(double m) { return {2, 2 * (m - 1) / m, (m - 1) / m}; }
 };
 struct DoublingTop : halving_doubling::AllReduce {
+  static uint32_t longest(uint32_t m) { return half(m); }
   static uint32_t chunks(uint32_t m) { return 1u << floor_log2(m); }
   static Cost cost(double m) {
     const double f = chunks(static_cast<uint32_t>(m)), folded = m > f, share = (f - 1) / f;
@@ -41,6 +45,8 @@ void all_reduce_form(const PlanRequest& request, Shape& shape) {
   shape.lanes = request.chunks == 0 ? default_slices(policy)
                                     : std::min((request.chunks + slice - 1) / slice, k_max_slices);
   shape.chunks = shape.lanes * slice;
+  // Inside the innermost groups a rail's whole share of a slice is one message.
+  shape.longest = levels.count() > 1 ? slice / levels.rails(0) : Top::longest(levels.top_size());
   shape.hierarchy = request.hierarchy;
 }
 

@@ -49,6 +49,7 @@ void binomial_blocks(const PlanRequest& request, Shape& shape) {
     if (const uint32_t reach = binomial::reach(v, request.ranks); reach > 1)
       shape.scratch = std::max(shape.scratch, reach);
   shape.credits = 2;
+  shape.longest = std::max(1u, shape.scratch);
 }
 Cost binomial_broadcast_cost(double n, double, const PlanRequest&) {
   return {levels(n), levels(n), 0};

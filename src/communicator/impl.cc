@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "kernels/cpu/kernels.h"
+#include "src/algorithms/algorithms.h"
 
 namespace tutti {
 namespace {
@@ -192,22 +193,18 @@ Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entr
     entry->shared = true;
     return entry;
   }
-  // In place is this rank's own matter: both forms of a plan exchange the same messages (tested in
-  // tests/collective), so ranks need not agree on it and the signature leaves it out.
+  // In place is this rank's own matter (decision 0003): the signature leaves it out. Where its forms
+  // differ in messages, all ranks run the same one: that in place for all_reduce, where the way there
+  // is a copy from input to output, else that out of place, after a copy of the input.
   const uint64_t bytes = call.count * size_of(call.dtype);
   Result<PlanPtr> plan = planner_->plan(call.collective, bytes, call.root, key.in_place);
   if (!plan) return plan.status();
-  if (call.collective != Collective::barrier) {
-    Result<PlanPtr> other = planner_->plan(call.collective, bytes, call.root, !key.in_place);
-    if (!other) return other.status();
-    if (!same_messages(**plan, **other)) {
-      // All ranks must run the same form: that in place for all_reduce, where the way there is a
-      // copy from input to output, else that out of place, after a copy of the input.
-      const bool reduce_in_place = call.collective == Collective::all_reduce;
-      entry->copy_first = reduce_in_place && !key.in_place;
-      entry->stage_input = !reduce_in_place && key.in_place;
-      if (entry->copy_first || entry->stage_input) plan = other;
-    }
+  if (find_algorithm((*plan)->algorithm())->in_place_differs(call.collective, ranks_)) {
+    const bool common = call.collective == Collective::all_reduce;
+    entry->copy_first = common && !key.in_place;
+    entry->stage_input = !common && key.in_place;
+    plan = planner_->plan(call.collective, bytes, call.root, common);
+    if (!plan) return plan.status();
   }
   const std::string& algorithm = (*plan)->algorithm();
   if (shared_ != nullptr && call.collective == Collective::all_reduce &&

@@ -17,56 +17,6 @@ namespace {
 constexpr uint32_t k_table_steps = 1024;
 // A message over a network costs as much as some kilobytes: smaller chunks are not worth one.
 constexpr uint64_t k_network_chunk = 4096;
-// Steps that longest_message() reads before it samples.
-constexpr uint64_t k_scan_steps = uint64_t{1} << 18;
-constexpr uint64_t k_compare_steps = uint64_t{1} << 16;
-
-uint32_t longest_message(const Plan& plan, Rank rank) {
-  uint32_t longest = 0;
-  for (Lane lane = 0; lane < plan.shape().lanes; ++lane) {
-    const uint32_t n = plan.steps(rank, lane);
-    for (uint32_t i = 0; i < n; ++i) {
-      const Step s = plan.step_at(rank, lane, i);
-      if (s.op == Op::send || reads_message(s.op)) longest = std::max(longest, s.count);
-    }
-  }
-  return longest;
-}
-
-// The ranks to read when a plan is looked at as a whole: all of them while `steps` allow it, else
-// evenly spaced ones, the last and the root.
-std::set<Rank> sample_ranks(const Plan& plan, uint64_t steps) {
-  const uint32_t n = plan.shape().ranks;
-  uint64_t per_rank = 1;
-  for (Lane lane = 0; lane < plan.shape().lanes; ++lane) per_rank += plan.steps(n / 2, lane);
-  const uint64_t take = std::clamp<uint64_t>(steps / per_rank, 1, n);
-  std::set<Rank> sample{n - 1, plan.shape().root};
-  for (uint64_t i = 0; i < take; ++i) sample.insert(static_cast<Rank>(i * n / take));
-  return sample;
-}
-
-// The next message at or after `index`, or nothing.
-std::optional<Step> next_message(const Plan& plan, Rank rank, Lane lane, uint32_t* index) {
-  for (const uint32_t n = plan.steps(rank, lane); *index < n; ++*index) {
-    const Step s = plan.step_at(rank, lane, *index);
-    if (s.op == Op::send || reads_message(s.op)) return s;
-  }
-  return std::nullopt;
-}
-
-bool same_messages(const Plan& a, const Plan& b, Rank rank, Lane lane) {
-  auto chunk = [](const Plan& p, const Step& s) {
-    return (s.op == Op::send ? s.src : s.dst) % std::max(1u, p.shape().chunks);
-  };
-  for (uint32_t i = 0, j = 0;; ++i, ++j) {
-    const std::optional<Step> x = next_message(a, rank, lane, &i),
-                              y = next_message(b, rank, lane, &j);
-    if (!x || !y) return !x && !y;
-    if ((x->op == Op::send) != (y->op == Op::send) || x->peer != y->peer || x->count != y->count ||
-        (x->count > 0 && chunk(a, *x) != chunk(b, *y)))
-      return false;
-  }
-}
 
 }  // namespace
 
@@ -126,21 +76,6 @@ Action LaneProgram::action(uint32_t index) const {
   return a;
 }
 
-uint32_t longest_message(const Plan& plan) {
-  uint32_t longest = 0;
-  for (Rank r : sample_ranks(plan, k_scan_steps))
-    longest = std::max(longest, longest_message(plan, r));
-  return longest;
-}
-
-bool same_messages(const Plan& a, const Plan& b) {
-  if (a.shape().chunks != b.shape().chunks || a.shape().lanes != b.shape().lanes) return false;
-  for (Rank r : sample_ranks(a, k_compare_steps))
-    for (Lane lane = 0; lane < a.shape().lanes; ++lane)
-      if (!same_messages(a, b, r, lane)) return false;
-  return true;
-}
-
 Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
   const Plan& plan = *request.plan;
   const Shape& shape = plan.shape();
@@ -152,7 +87,7 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
   auto bound = std::make_unique<BoundPlan>();
   bound->request = request;
   // A message of one chunk is contiguous; one of several may not be, and then goes through a slot.
-  const uint32_t longest = std::max(1u, longest_message(plan));
+  const uint32_t longest = shape.longest;
   const bool any_size = request.by_reference && longest == 1;
   const uint64_t max_chunk = any_size ? 0 : std::max<uint64_t>(1, request.slot_bytes / longest);
   bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk,

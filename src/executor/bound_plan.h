@@ -76,15 +76,6 @@ struct BoundPlan {
   std::byte* scratch = nullptr;          // 64-byte aligned
 };
 
-// The largest `count` of any message of the plan: what rounds have to make fit into a slot. Exact
-// up to a few million steps; beyond, over a sample of ranks that contains the irregular ones.
-uint32_t longest_message(const Plan& plan);
-
-// Whether two forms of a plan (in place or not) exchange the same messages, so that ranks may mix
-// them. A pure function of the plans: all ranks come to the same answer. Up to 64 thousand steps it
-// is exact; beyond, it looks at a sample of ranks.
-bool same_messages(const Plan& a, const Plan& b);
-
 // Errors: unsupported when the plan needs more credits than endpoints have; system_error when the
 // scratch memory cannot be had.
 Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank);

@@ -102,7 +102,8 @@ class Parser {
     TUTTI_RETURN_IF_ERROR(field("root", shape_.root));
     TUTTI_RETURN_IF_ERROR(in_place());
     TUTTI_RETURN_IF_ERROR(field("scratch", shape_.scratch));
-    return field("credits", shape_.credits);
+    TUTTI_RETURN_IF_ERROR(field("credits", shape_.credits));
+    return field("longest", shape_.longest);
   }
   Status algorithm() {
     next_line();

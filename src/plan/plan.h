@@ -116,6 +116,7 @@ struct Shape {
   bool in_place = false;
   uint32_t scratch = 0;  // scratch chunks per rank
   uint32_t credits = 1;  // messages per (source, destination, lane) that must fit in flight
+  uint32_t longest = 1;  // chunks of the longest message
   Hierarchy hierarchy;
 
   bool operator==(const Shape&) const = default;

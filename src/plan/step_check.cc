@@ -50,6 +50,7 @@ Status StepCheck::check_shape() {
   if (vector_ && (s.chunks != 1 || s.scratch != 0 || s.in_place))
     return bad(fmt::format("{} has one chunk per block, no scratch, and is never in place",
                            name(s.collective)));
+  if (s.longest == 0) return bad("messages of no chunks");
   for (size_t l = 0; l < s.hierarchy.level.size(); ++l)
     if (s.hierarchy.level[l].size() != s.ranks)
       return bad(fmt::format("hierarchy level {} names {} of {} ranks", l,
@@ -95,6 +96,9 @@ std::optional<std::string> StepCheck::check_peer(Rank rank, Lane lane, const Ste
       return fmt::format("names lane {} of {}", step.peer, shape_.lanes);
     if (step.peer == lane) return "names its own lane";
   } else if (step.op == Op::send || reads_message(step.op)) {
+    if (step.count > shape_.longest)
+      return fmt::format("has a message of {} chunks, the longest declared has {}", step.count,
+                         shape_.longest);
     if (step.peer >= ranks_) return fmt::format("names rank {} of {}", step.peer, ranks_);
     if (step.peer == rank) return "names its own rank";
   }

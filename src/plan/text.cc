@@ -14,8 +14,8 @@ void append_header(const Plan& plan, std::string& out) {
   auto to = std::back_inserter(out);
   fmt::format_to(to, "tutti plan {}\nalgorithm {}\ncollective {}\nranks {}\nchunks {}\nlanes {}\n",
                  k_plan_format, plan.algorithm(), name(s.collective), s.ranks, s.chunks, s.lanes);
-  fmt::format_to(to, "root {}\nin_place {}\nscratch {}\ncredits {}\n", s.root, s.in_place,
-                 s.scratch, s.credits);
+  fmt::format_to(to, "root {}\nin_place {}\nscratch {}\ncredits {}\nlongest {}\n", s.root,
+                 s.in_place, s.scratch, s.credits, s.longest);
   for (const auto& level : s.hierarchy.level) {
     out += "level";
     for (uint32_t group : level) fmt::format_to(to, " {}", group);

@@ -11,6 +11,7 @@
 //   in_place false
 //   scratch 0
 //   credits 1
+//   longest 1
 //   level 0 0            # one line per hierarchy level: the group of every rank
 //   rank 0 lane 0
 //     send 1 input:0+1

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
+#include <tuple>
+#include <vector>
 
 #include "src/plan/verify.h"
 #include "tests/plan/requests.h"
@@ -73,6 +76,56 @@ TEST_P(EveryAlgorithm, HoldsFor1024Ranks) {
     if (proven_ == 0 || steps < 3'000'000) prove(q);
   }
   EXPECT_GE(proven_, 1);
+}
+
+// Calls f(step) for every message of the plan: peer, direction and chunks of a block.
+template <class F>
+void for_each_message(const Plan& plan, F&& f) {
+  for (Rank r = 0; r < plan.shape().ranks; ++r)
+    for (Lane lane = 0; lane < plan.shape().lanes; ++lane)
+      for (uint32_t i = 0; i < plan.steps(r, lane); ++i)
+        if (const Step s = plan.step_at(r, lane, i); s.op == Op::send || reads_message(s.op))
+          f(r, lane, s);
+}
+
+// verify() proves that no message is longer than declared; a needlessly long one would cut rounds
+// short.
+TEST_P(EveryAlgorithm, DeclaresItsLongestMessage) {
+  for (uint32_t n : {2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 12u, 13u, 16u, 17u, 24u, 33u, 64u})
+    for_each_request(algorithm(), n, [&](const PlanRequest& q) {
+      const PlanPtr plan = algorithm().make(q);
+      uint32_t longest = 1;
+      for_each_message(*plan, [&](Rank, Lane, const Step& s) { longest = std::max(longest, s.count); });
+      // A root in the middle splits the largest subtree's blocks into two runs.
+      const bool split = (q.collective == Collective::gather || q.collective == Collective::scatter) &&
+                         q.root > 0;
+      EXPECT_TRUE(plan->shape().longest == longest || (split && plan->shape().longest > longest))
+          << describe(algorithm(), q) << ": declared " << plan->shape().longest << ", has " << longest;
+    });
+}
+
+TEST_P(EveryAlgorithm, DeclaresWhetherItsFormsExchangeTheSameMessages) {
+  using Message = std::tuple<Rank, Lane, bool, Rank, uint32_t, uint32_t>;
+  auto messages = [](const Plan& plan) {
+    std::vector<Message> all;
+    for_each_message(plan, [&](Rank r, Lane lane, const Step& s) {
+      const bool send = s.op == Op::send;
+      const uint32_t chunk = s.count == 0 ? 0 : (send ? s.src : s.dst) % plan.shape().chunks;
+      all.emplace_back(r, lane, send, s.peer, s.count, chunk);
+    });
+    return all;
+  };
+  for (uint32_t n : {1u, 2u, 3u, 4u, 5u, 7u, 8u, 13u, 16u})
+    for_each_request(algorithm(), n, [&](PlanRequest q) {
+      if (q.in_place) return;
+      const PlanPtr out = algorithm().make(q);
+      q.in_place = true;
+      if (!algorithm().supports(q).ok()) return;
+      const PlanPtr in = algorithm().make(q);
+      const bool differ =
+          in->shape().chunks != out->shape().chunks || messages(*in) != messages(*out);
+      EXPECT_EQ(algorithm().in_place_differs(q.collective, n), differ) << describe(algorithm(), q);
+    });
 }
 
 TEST_P(EveryAlgorithm, AnswersTheSameTwice) {
