@@ -25,6 +25,7 @@ root 0
 in_place true
 scratch 3
 credits 2
+longest 1
 level 0 1
 rank 0 lane 0
   send 1 input:0+1
@@ -116,18 +117,19 @@ TEST(PlanText, ErrorsNameTheLineAndWhatWasExpected) {
       {"ranks 2", "ranks 02", "line 4", "a number"},
       {"chunks 1", "chunks 4294967296", "line 5", "chunks (a number)"},
       {"in_place true", "in_place yes", "line 8", "'true' or 'false'"},
-      {"credits 2\n", "", "line 10", "'credits', got 'level'"},
-      {"level 0 1", "level 0", "line 11", "a group for every rank"},
-      {"level 0 1", "level 0 1 2", "line 11", "end of the line, got '2'"},
-      {"rank 0 lane 0", "rank 2 lane 0", "line 12", "a rank of at most 1"},
-      {"rank 0 lane 1", "rank 0 lane 0", "line 18", "ascending order"},
-      {"send 1 input:0+1", "sent 1 input:0+1", "line 13", "a step or 'rank', got 'sent'"},
-      {"send 1 input:0+1", "send 1 inpt:0+1", "line 13", "a buffer"},
-      {"send 1 input:0+1", "send 1 input:0", "line 13", "'+', got the end of the line"},
-      {"<- input:0 last", "-> input:0 last", "line 14", "'<-'"},
-      {"<- input:0 last", "<- input:0 lost", "line 14", "'last' or the end"},
-      {"signal 1", "signal", "line 17", "a lane (a number)"},
-      {"copy scratch:0+1", "copy token", "line 15", "a buffer"},
+      {"credits 2\n", "", "line 10", "'credits', got 'longest'"},
+      {"longest 1\n", "", "line 11", "'longest', got 'level'"},
+      {"level 0 1", "level 0", "line 12", "a group for every rank"},
+      {"level 0 1", "level 0 1 2", "line 12", "end of the line, got '2'"},
+      {"rank 0 lane 0", "rank 2 lane 0", "line 13", "a rank of at most 1"},
+      {"rank 0 lane 1", "rank 0 lane 0", "line 19", "ascending order"},
+      {"send 1 input:0+1", "sent 1 input:0+1", "line 14", "a step or 'rank', got 'sent'"},
+      {"send 1 input:0+1", "send 1 inpt:0+1", "line 14", "a buffer"},
+      {"send 1 input:0+1", "send 1 input:0", "line 14", "'+', got the end of the line"},
+      {"<- input:0 last", "-> input:0 last", "line 15", "'<-'"},
+      {"<- input:0 last", "<- input:0 lost", "line 15", "'last' or the end"},
+      {"signal 1", "signal", "line 18", "a lane (a number)"},
+      {"copy scratch:0+1", "copy token", "line 16", "a buffer"},
   };
   for (const Case& c : cases) {
     const std::string got = problem(with(c.from, c.to));

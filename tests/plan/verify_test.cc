@@ -27,6 +27,7 @@ Shape shape_of(Collective collective, uint32_t ranks, uint32_t chunks = 1, uint3
   s.ranks = ranks;
   s.chunks = chunks;
   s.scratch = scratch;
+  s.longest = 2;
   return s;
 }
 
@@ -79,6 +80,7 @@ TEST(Verify, StructureRejectsMalformedSteps) {
       {"own rank", send(0, in, 0)},
       {"out of range", send(1, in, 2)},
       {"out of range", recv(1, out, 1, 2)},
+      {"longest declared has 2", recv(1, out, 0, 3)},
       {"out of range", send(1, tmp, 0)},
       {"writes the input", recv(1, in, 0)},
       {"does not use", stray_source},
@@ -108,6 +110,9 @@ TEST(Verify, StructureRejectsBadShapes) {
   EXPECT_EQ(check(s, {{{}}, {{}}}).structure, Verdict::failed);
   s = shape_of(Collective::all_to_all_v, 2);
   s.in_place = true;
+  EXPECT_EQ(check(s, {{{}}, {{}}}).structure, Verdict::failed);
+  s = shape_of(Collective::broadcast, 2);
+  s.longest = 0;
   EXPECT_EQ(check(s, {{{}}, {{}}}).structure, Verdict::failed);
   s = shape_of(Collective::all_reduce, 0);
   EXPECT_EQ(check(s, {}).structure, Verdict::failed);
