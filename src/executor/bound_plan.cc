@@ -88,7 +88,8 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
   bound->request = request;
   // A message of one chunk is contiguous; one of several may not be, and then goes through a slot.
   const uint32_t longest = shape.longest;
-  const bool any_size = request.by_reference && longest == 1;
+  // Scratch of several generations must not grow with the call (recursive doubling: log2 n blocks).
+  const bool any_size = request.by_reference && longest == 1 && shape.scratch <= shape.chunks;
   const uint64_t max_chunk = any_size ? 0 : std::max<uint64_t>(1, request.slot_bytes / longest);
   bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk,
                          request.by_reference

@@ -20,6 +20,8 @@ size_t total_of(std::span<const iovec> pieces) {
   return total;
 }
 
+constexpr size_t k_small_slot = 1024;  // bytes of a message whose slot is a cut of the heap
+
 void gather(std::byte* dst, std::span<const iovec> pieces) {
   for (const iovec& piece : pieces) {
     if (piece.iov_len == 0) continue;
@@ -30,7 +32,9 @@ void gather(std::byte* dst, std::span<const iovec> pieces) {
 
 }  // namespace
 
-// Slot i serves the messages whose number is i modulo the ring. Made on first use.
+// Slot i serves the messages whose number is i modulo the ring. Made on first use: small messages
+// get cuts of the heap, so that thousands of connections do not cost a page per slot; larger ones
+// each a place in a lazily reserved area.
 struct LineEndpoint::Slots {
   // Another endpoint that was given a message of a slot, as its message number `index`.
   struct Sharer {
@@ -38,10 +42,11 @@ struct LineEndpoint::Slots {
     uint64_t index;
   };
   struct Slot {
+    uint64_t offset = 0;
     size_t reserved = 0;  // bytes of it that may be touched
     std::vector<Sharer> sharers;
   };
-  uint64_t offset = 0;
+  uint64_t area = 0;  // of the larger ones; 0: not yet
   size_t stride = 0;
   std::vector<Slot> slots;
   alignas(64) std::byte small[k_inline_bytes];  // what reserve() hands out for inline messages
@@ -89,7 +94,7 @@ void LineEndpoint::publish_place(uint64_t signature, uint32_t tag, const Place& 
 void LineEndpoint::publish_slot(uint64_t signature, size_t bytes) {
   slot_owner_ = this;
   slot_index_ = sent_ & out_mask_;
-  publish_place(signature, k_tag_slot, {bytes, slots_->offset + slot_index_ * slots_->stride, 0});
+  publish_place(signature, k_tag_slot, {bytes, slots_->slots[slot_index_].offset, 0});
 }
 
 Io LineEndpoint::send(uint64_t signature, std::span<const iovec> pieces) {
@@ -130,7 +135,7 @@ std::byte* LineEndpoint::take_slot(size_t bytes) {
   if (slots_ != nullptr && !slots_->slots.empty()) {
     if (!sharers_done(index)) return nullptr;
     if (bytes <= slots_->slots[index].reserved) {
-      return transport_.arena().at(slots_->offset + index * slots_->stride);
+      return transport_.arena().at(slots_->slots[index].offset);
     }
   }
   auto slot = reserve_slot(bytes, index);
@@ -153,26 +158,29 @@ Result<std::byte*> LineEndpoint::reserve_slot(size_t bytes, size_t index) {
   if (slots_ == nullptr) slots_ = std::make_unique<Slots>();
   if (bytes <= k_inline_bytes) return slots_->small;
   const size_t ring = out_mask_ + 1;
-  if (slots_->slots.empty()) {
-    const size_t unit = slot_bytes_ >= k_page ? k_page : sizeof(Line);
-    slots_->stride = (slot_bytes_ + unit - 1) / unit * unit;
-    auto offset = slots_->stride < k_page ? arena.allocate(slots_->stride * ring)
-                                          : arena.allocate_lazy(slots_->stride * ring);
-    if (!offset) return offset.status();
-    slots_->offset = *offset;
-    slots_->slots.resize(ring);
-    if (slots_->stride < k_page) {
-      for (Slots::Slot& slot : slots_->slots) slot.reserved = slots_->stride;
-    }
-  }
+  if (slots_->slots.empty()) slots_->slots.resize(ring);
   Slots::Slot& slot = slots_->slots[index];
-  const uint64_t at = slots_->offset + index * slots_->stride;
-  if (slot.reserved < bytes) {
-    // Whole powers of two, so that slowly growing messages do not cost a system call each.
-    const size_t want = std::min(slots_->stride, std::bit_ceil(std::max(bytes, k_page)));
-    if (Status s = arena.reserve(at, want); !s.ok()) return s;
+  if (slot.reserved >= bytes) return arena.at(slot.offset);
+  if (bytes <= k_small_slot) {
+    const size_t want = std::bit_ceil(bytes);
+    Result<uint64_t> offset = arena.allocate(want);
+    if (!offset) return offset.status();
+    slot.offset = *offset;
     slot.reserved = want;
+    return arena.at(slot.offset);
   }
+  if (slots_->area == 0) {
+    slots_->stride = (slot_bytes_ + k_page - 1) / k_page * k_page;
+    Result<uint64_t> area = arena.allocate_lazy(slots_->stride * ring);
+    if (!area) return area.status();
+    slots_->area = *area;
+  }
+  const uint64_t at = slots_->area + index * slots_->stride;
+  // Whole powers of two, so that slowly growing messages do not cost a system call each.
+  const size_t want = std::min(slots_->stride, std::bit_ceil(std::max(bytes, k_page)));
+  TUTTI_RETURN_IF_ERROR(arena.reserve(at, want));
+  slot.offset = at;
+  slot.reserved = want;
   return arena.at(at);
 }
 
@@ -199,8 +207,7 @@ void LineEndpoint::commit(uint64_t signature, size_t bytes) {
     return;
   }
   const std::byte* from =
-      in_small ? slots_->small
-               : transport_.arena().at(slots_->offset + (sent_ & out_mask_) * slots_->stride);
+      in_small ? slots_->small : transport_.arena().at(slots_->slots[sent_ & out_mask_].offset);
   copy_small(out(sent_).payload, from, bytes);
   publish(signature, static_cast<uint32_t>(bytes));
 }
