@@ -148,6 +148,10 @@ class Communicator {
   // Watchdog: called from a thread of the library when an operation is later than
   // Config::late_after, once per operation, with a sentence that names rank, peers and sequence.
   void on_late(std::function<void(const std::string&)> callback);
+  // For language bindings: called now and then on the thread that waits inside a call, once nothing
+  // has moved for 10 ms. A status that is not ok ends the call and breaks the communicator as
+  // abort() does. Set it while no call runs.
+  void on_wait(std::function<Status()> callback);
 
   class [[gnu::visibility("hidden")]] Impl;
   explicit Communicator(std::unique_ptr<Impl> impl);

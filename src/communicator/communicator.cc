@@ -234,6 +234,9 @@ std::string Communicator::explain(Collective collective, size_t count, DType dty
 void Communicator::on_late(std::function<void(const std::string&)> callback) {
   impl_->on_late(std::move(callback));
 }
+void Communicator::on_wait(std::function<Status()> callback) {
+  impl_->on_wait(std::move(callback));
+}
 
 const char* version() { return "0.1.0"; }
 

@@ -15,6 +15,8 @@ namespace {
 
 // Waiting longer than this, a rank looks at what its peer is doing.
 constexpr Clock::duration k_compare_after = std::chrono::milliseconds(5);
+// And the program that waits may have signals to handle.
+constexpr Clock::duration k_call_back_after = std::chrono::milliseconds(10);
 // Without any progress for so long, a message of a peer that is in a later call is not on its way.
 constexpr Clock::duration k_left_behind_memory = std::chrono::seconds(1);
 constexpr Clock::duration k_left_behind_network = std::chrono::seconds(10);
@@ -318,6 +320,7 @@ Status Communicator::Impl::check(Clock::duration waited, Rank waiting_for) {
     TUTTI_RETURN_IF_ERROR(bootstrap_->progress());
     TUTTI_RETURN_IF_ERROR(compare_calls(waiting_for, waited));
   }
+  if (wait_callback_ && waited > k_call_back_after) TUTTI_RETURN_IF_ERROR(wait_callback_());
   const double seconds = std::chrono::duration<double>(waited).count();
   if (seconds > config_.late_after && !late_reported_) report_late(waited, waiting_for);
   if (config_.timeout > 0 && seconds > config_.timeout)

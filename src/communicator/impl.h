@@ -74,6 +74,7 @@ class Communicator::Impl final : public Monitor {
   std::string explain(const Call& call);
   void warn(std::string_view text) const { log_.write(LogLevel::warn, text); }
   void on_late(std::function<void(const std::string&)> callback);
+  void on_wait(std::function<Status()> callback) { wait_callback_ = std::move(callback); }
 
   // Descendants, see communicator.h.
   using Descendant = Result<std::unique_ptr<Impl>>;
@@ -176,6 +177,7 @@ class Communicator::Impl final : public Monitor {
   Status first_error_;
   std::string abort_reason_;
   std::function<void(const std::string&)> late_callback_;
+  std::function<Status()> wait_callback_;
   bool finalized_ = false;
 
   // The progress thread of asynchronous operations; started by the first.

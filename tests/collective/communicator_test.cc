@@ -253,6 +253,23 @@ TEST(Abort, UnblocksEveryRankAndLatches) {
   EXPECT_EQ(world[1]->error().code(), Code::aborted);
 }
 
+TEST(OnWait, EndsACallThatWaits) {
+  Communicators world = make_world(2);
+  std::atomic<int> asked{0};
+  world[0]->on_wait([&]() -> Status {
+    return ++asked < 3 ? Status() : Status(Code::aborted, "interrupted");
+  });
+  on_every_rank(world, [](Communicator& c) {
+    if (c.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    // Rank 0 had announced itself in the first barrier, so rank 1 may complete that one.
+    Status s = c.barrier();
+    if (c.rank() == 1 && s.ok()) s = c.barrier();
+    EXPECT_EQ(s.code(), Code::aborted) << s.to_string();
+    EXPECT_NE(s.message().find("rank 0: interrupted"), std::string::npos) << s.to_string();
+  });
+  EXPECT_EQ(asked, 3);
+}
+
 TEST(Late, IsReportedOnceWithTheNamesOfBoth) {
   Config config;
   config.late_after = 0.05;
