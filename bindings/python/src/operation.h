@@ -1,0 +1,69 @@
+// Operation: one call on a communicator with its arguments checked, ready to be issued now, on a
+// progress thread, or at the end of a group.
+#pragma once
+
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include "memory_view.h"
+#include "tutti/communicator.h"
+
+namespace tutti::python {
+
+// The operator that multiplies this rank's input by its own factor before the sum.
+struct PreMulSum {
+  double factor;
+};
+using Operator = std::variant<ReduceOp, PreMulSum>;
+
+struct Operation {
+  enum class Kind : unsigned char { collective, all_to_all_v, send, recv };
+  struct Counts {
+    std::vector<size_t> send, send_offsets, recv, recv_offsets;
+  };
+
+  Kind kind = Kind::collective;
+  Collective collective = Collective::barrier;
+  const void* send = nullptr;
+  void* recv = nullptr;
+  size_t count = 0;
+  DType dtype = DType::uint8;
+  Reduction reduction;
+  Rank root = 0;  // or peer
+  std::shared_ptr<const Counts> counts;
+
+  Status issue(Communicator& communicator) const;
+};
+
+// An operation and what holds its memory. Made and destroyed with the GIL.
+struct Prepared {
+  Operation operation;
+  MemoryView send, recv;
+};
+
+// Where a call is made: its name, and the communicator's shape.
+struct Place {
+  const char* call;
+  Rank rank;
+  uint32_t ranks;
+};
+
+// Each checks types, sizes and shapes, and infers count and dtype. A `recv` of None means in place
+// (for all_gather and gather it is `send` that may be None: this rank's block of recv).
+Prepared prepare_all_reduce(const Place&, nb::handle send, nb::handle recv, const Operator& op);
+Prepared prepare_reduce(const Place&, nb::handle send, nb::handle recv, const Operator& op,
+                        int64_t root);
+Prepared prepare_broadcast(const Place&, nb::handle send, nb::handle recv, int64_t root);
+Prepared prepare_all_gather(const Place&, nb::handle send, nb::handle recv);
+Prepared prepare_reduce_scatter(const Place&, nb::handle send, nb::handle recv, const Operator& op);
+Prepared prepare_all_to_all(const Place&, nb::handle send, nb::handle recv);
+Prepared prepare_all_to_all_v(const Place&, nb::handle send, std::vector<int64_t> send_counts,
+                              nb::handle recv, std::vector<int64_t> recv_counts,
+                              std::vector<int64_t> send_offsets, std::vector<int64_t> recv_offsets);
+Prepared prepare_gather(const Place&, nb::handle send, nb::handle recv, int64_t root);
+Prepared prepare_scatter(const Place&, nb::handle send, nb::handle recv, int64_t root);
+Prepared prepare_send(const Place&, nb::handle send, int64_t peer);
+Prepared prepare_recv(const Place&, nb::handle recv, int64_t peer);
+
+}  // namespace tutti::python
