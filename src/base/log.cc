@@ -16,7 +16,9 @@ std::string host_name() {
   return name;
 }
 
-std::string expand(const std::string& pattern) {
+}  // namespace
+
+std::string log_path(const std::string& pattern) {
   std::string path;
   for (size_t i = 0; i < pattern.size(); ++i) {
     const char next = pattern[i] == '%' && i + 1 < pattern.size() ? pattern[i + 1] : '\0';
@@ -35,8 +37,6 @@ std::string expand(const std::string& pattern) {
   return path;
 }
 
-}  // namespace
-
 Result<LogLevel> parse_log_level(std::string_view text) {
   if (text.empty()) return LogLevel::quiet;
   if (text == "WARN") return LogLevel::warn;
@@ -54,7 +54,7 @@ Result<Log> Log::open(LogLevel level, const std::string& file, Rank rank) {
   } else if (file == "stdout") {
     log.fd_ = STDOUT_FILENO;
   } else {
-    const std::string path = expand(file);
+    const std::string path = log_path(file);
     log.owned_ = Fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
     log.fd_ = log.owned_.get();
     if (log.fd_ < 0)

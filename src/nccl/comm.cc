@@ -1,0 +1,427 @@
+#include "src/nccl/comm.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+
+#include <cstring>
+#include <thread>
+
+#include "src/nccl/errors.h"
+#include "src/nccl/log.h"
+#include "src/nccl/pointers.h"
+
+namespace tutti::nccl {
+namespace {
+
+std::atomic<uint32_t> g_fork_epoch{0};
+
+size_t send_blocks(const Operation& op, uint32_t ranks) {
+  using Kind = Operation::Kind;
+  const bool many =
+      op.kind == Kind::reduce_scatter || op.kind == Kind::scatter || op.kind == Kind::all_to_all;
+  return many ? ranks : 1;
+}
+
+size_t recv_blocks(const Operation& op, uint32_t ranks) {
+  using Kind = Operation::Kind;
+  const bool many =
+      op.kind == Kind::all_gather || op.kind == Kind::gather || op.kind == Kind::all_to_all;
+  return many ? ranks : 1;
+}
+
+}  // namespace
+
+// --- Lane
+
+Lane::~Lane() {
+  std::lock_guard lock(state_->mutex);
+  state_->closed = true;
+  state_->changed.notify_all();
+}
+
+void Lane::post(std::function<void()> job) {
+  std::lock_guard lock(state_->mutex);
+  state_->unfinished.fetch_add(1, std::memory_order_acq_rel);
+  state_->jobs.push_back(std::move(job));
+  if (!state_->running) {
+    state_->running = true;
+    std::thread([state = state_] { run(state); }).detach();
+  }
+  state_->changed.notify_all();
+}
+
+void Lane::run(const std::shared_ptr<State>& state) {
+  std::unique_lock lock(state->mutex);
+  while (true) {
+    state->changed.wait(lock, [&] { return state->closed || !state->jobs.empty(); });
+    if (state->jobs.empty()) return;
+    std::function<void()> job = std::move(state->jobs.front());
+    state->jobs.pop_front();
+    lock.unlock();
+    job();
+    // Before the job's captures go: they may hold the last reference to the Lane's owner.
+    state->unfinished.fetch_sub(1, std::memory_order_acq_rel);
+    job = nullptr;
+    lock.lock();
+    state->changed.notify_all();
+  }
+}
+
+void Lane::drain() const {
+  std::unique_lock lock(state_->mutex);
+  state_->changed.wait(lock, [&] { return idle(); });
+}
+
+// --- table
+
+CommTable& comms() {
+  static auto* table = new CommTable;  // threads may outlive static destructors
+  return *table;
+}
+
+uint32_t fork_epoch() {
+  static const bool registered = [] {
+    pthread_atfork([] { comms().mutex().lock(); }, [] { comms().mutex().unlock(); },
+                   [] {
+                     comms().mutex().unlock();
+                     g_fork_epoch.fetch_add(1, std::memory_order_relaxed);
+                   });
+    return true;
+  }();
+  static_cast<void>(registered);
+  return g_fork_epoch.load(std::memory_order_relaxed);
+}
+
+Found find(ncclComm_t handle) {
+  if (handle == nullptr) return {CommTable::Pin(), invalid_argument("the communicator is null")};
+  CommTable::Pin pin = comms().pin(handle);
+  if (!pin)
+    return {CommTable::Pin(),
+            invalid_argument(fmt::format("{} is no communicator of this library, or it was "
+                                         "destroyed or aborted",
+                                         static_cast<void*>(handle)))};
+  if (pin->forked())
+    return {CommTable::Pin(),
+            invalid_usage(fmt::format("rank {}: the communicator belongs to the parent of this "
+                                      "forked process; make one here",
+                                      pin->rank()))};
+  return {std::move(pin), Status()};
+}
+
+// --- start
+
+Comm::Comm(Rank rank, uint32_t ranks, int device, Settings settings)
+    : rank_(rank),
+      ranks_(ranks),
+      device_(device),
+      settings_(std::move(settings)),
+      fork_epoch_(nccl::fork_epoch()) {}
+
+bool Comm::forked() const { return fork_epoch_ != g_fork_epoch.load(std::memory_order_relaxed); }
+
+Status Comm::start(const Make& make) {
+  Result<std::unique_ptr<Communicator>> made = make();
+  std::unique_lock lock(mutex_);
+  if (made && *made != nullptr && !aborted_.load()) {
+    communicator_ = std::move(*made);
+    rank_.store(communicator_->rank(), std::memory_order_release);
+    ranks_.store(communicator_->ranks(), std::memory_order_release);
+    communicator_->on_late(
+        [](const std::string& text) { log_line(LogLevel::warn, Subsystem::none, text); });
+    ready_.store(communicator_.get(), std::memory_order_release);
+    phase_.store(Phase::ready, std::memory_order_release);
+  } else {
+    start_error_ = made ? Status(Code::aborted, "the communicator was aborted while it was made")
+                        : made.status();
+    phase_.store(Phase::failed, std::memory_order_release);
+  }
+  started_.notify_all();
+  if (phase_.load() == Phase::failed) return start_error_;
+  if (logs(LogLevel::info, Subsystem::init))
+    log_line(LogLevel::info, Subsystem::init,
+             fmt::format("tutti {}: comm {} rank {} nranks {} {} - Init COMPLETE", version(),
+                         settings_.name.empty() ? "-" : settings_.name, rank(), ranks(),
+                         settings_.blocking ? "blocking" : "nonblocking"));
+  return {};
+}
+
+Status Comm::wait_started() {
+  if (phase_.load(std::memory_order_acquire) == Phase::ready) return {};
+  std::unique_lock lock(mutex_);
+  started_.wait(lock, [&] { return phase_.load() != Phase::starting; });
+  return phase_.load() == Phase::failed ? start_error_ : Status();
+}
+
+// --- operations
+
+Status Comm::usable() const {
+  const Rank r = rank();
+  if (finalized_.load(std::memory_order_relaxed))
+    return invalid_usage(fmt::format("rank {}: the communicator was finalized", r));
+  if (suspended())
+    return invalid_usage(
+        fmt::format("rank {}: the communicator is suspended; call "
+                    "ncclCommResume first",
+                    r));
+  if (revoked())
+    return invalid_usage(
+        fmt::format("rank {}: the communicator was revoked; only destroy, split "
+                    "and shrink go on",
+                    r));
+  return {};
+}
+
+Status Comm::resolve(Operation* op) {
+  if (!op->reduces()) return {};
+  if (op->op < ncclNumOps) {
+    op->reduction = Reduction(static_cast<ReduceOp>(op->op));
+    return {};
+  }
+  std::lock_guard lock(premul_mutex_);
+  const auto found = premuls_.find(op->op);
+  if (found == premuls_.end())
+    return invalid_argument(
+        fmt::format("rank {}: op {} is neither built in nor made by "
+                    "ncclRedOpCreatePreMulSum on this communicator",
+                    rank(), op->op));
+  const Premul& premul = found->second;
+  if (premul.dtype != op->dtype())
+    return invalid_argument(fmt::format("rank {}: the operator was made for {}, the data is {}",
+                                        rank(), name(premul.dtype), name(op->dtype())));
+  op->reduction.op = ReduceOp::premul_sum;
+  op->reduction.scalar_bits = premul.bits;
+  op->late_scalar = premul.scalar;
+  return {};
+}
+
+Status Comm::check(Operation* op) {
+  TUTTI_RETURN_IF_ERROR(usable());
+  const uint32_t n = ranks();
+  if (n == 0) return {};  // a split in this group: checked when it runs
+  auto bad = [&](std::string why) {
+    return invalid_argument(fmt::format("rank {}: {}", rank(), why));
+  };
+  if (op->datatype < 0 || op->datatype >= ncclNumTypes)
+    return bad(fmt::format("unknown datatype {}", op->datatype));
+  if (op->reduces() && op->op < 0) return bad(fmt::format("unknown op {}", op->op));
+  if ((op->rooted() || op->transfer()) && (op->root < 0 || static_cast<uint32_t>(op->root) >= n))
+    return bad(fmt::format("{} {} of {} ranks", op->transfer() ? "peer" : "root", op->root, n));
+  if (op->count > SIZE_MAX / 2 / size_of(op->dtype()) / n)
+    return bad(fmt::format("count {} overflows", op->count));
+  TUTTI_RETURN_IF_ERROR(resolve(op));
+  if (op->count > 0)
+    if (Status status = check_buffers(*op); !status.ok())
+      return status.with_context(fmt::format("rank {}", rank()));
+  op->checked = true;
+  return {};
+}
+
+Status Comm::check_buffers(const Operation& op) const {
+  using Kind = Operation::Kind;
+  const uint32_t n = ranks();
+  const bool root = op.root == static_cast<int>(rank());
+  const bool from_root = op.kind == Kind::broadcast || op.kind == Kind::scatter;
+  const bool to_root = op.kind == Kind::reduce || op.kind == Kind::gather;
+  const bool sends = op.kind != Kind::recv && (!from_root || root);
+  const bool receives = op.kind != Kind::send && (!to_root || root);
+  const size_t element = size_of(op.dtype()), block = op.count * element;
+  const size_t send_bytes = sends ? block * send_blocks(op, n) : 0;
+  const size_t recv_bytes = receives ? block * recv_blocks(op, n) : 0;
+  auto check = [&](const void* buffer, const char* which) -> Status {
+    if (buffer == nullptr) return invalid_argument(fmt::format("the {} buffer is null", which));
+    if (reinterpret_cast<uintptr_t>(buffer) % element != 0)
+      return invalid_argument(
+          fmt::format("the {} buffer is not aligned to its elements of {} "
+                      "bytes",
+                      which, element));
+    return {};
+  };
+  if (sends) TUTTI_RETURN_IF_ERROR(check(op.send, "send"));
+  if (receives) TUTTI_RETURN_IF_ERROR(check(op.recv, "receive"));
+  return check_places(op.send, send_bytes, op.recv, recv_bytes);
+}
+
+Status Comm::run(const Operation& op) {
+  using Kind = Operation::Kind;
+  Communicator& c = *communicator_;
+  const DType dtype = op.dtype();
+  const auto root = static_cast<Rank>(op.root);
+  Reduction reduction = op.reduction;
+  if (op.late_scalar != nullptr) {
+    TUTTI_RETURN_IF_ERROR(check_places(op.late_scalar, size_of(dtype), nullptr, 0));
+    reduction = Reduction::premul_sum(dtype, op.late_scalar);
+  }
+  switch (op.kind) {
+    case Kind::all_reduce:
+      return c.all_reduce(op.send, op.recv, op.count, dtype, reduction);
+    case Kind::reduce_scatter:
+      return c.reduce_scatter(op.send, op.recv, op.count, dtype, reduction);
+    case Kind::all_gather:
+      return c.all_gather(op.send, op.recv, op.count, dtype);
+    case Kind::broadcast:
+      return c.broadcast(op.send, op.recv, op.count, dtype, root);
+    case Kind::reduce:
+      return c.reduce(op.send, op.recv, op.count, dtype, reduction, root);
+    case Kind::all_to_all:
+      return c.all_to_all(op.send, op.recv, op.count, dtype);
+    case Kind::gather:
+      return c.gather(op.send, op.recv, op.count, dtype, root);
+    case Kind::scatter:
+      return c.scatter(op.send, op.recv, op.count, dtype, root);
+    case Kind::send:
+      return c.send(op.send, op.count, dtype, root);
+    case Kind::recv:
+      return c.recv(op.recv, op.count, dtype, root);
+  }
+  return Status(Code::internal_error, "an operation of no kind");
+}
+
+// Peers that group the same calls in another order still meet: collectives keep their order among
+// themselves, and transfers come after all of them, as in NCCL.
+Status Comm::execute(std::span<Operation> operations) {
+  TUTTI_RETURN_IF_ERROR(usable());
+  size_t transfers = 0;
+  for (Operation& op : operations) {
+    if (!op.checked) TUTTI_RETURN_IF_ERROR(check(&op));
+    transfers += op.transfer();
+    if (!op.transfer())
+      if (Status status = run(op); !status.ok()) return explain(std::move(status));
+  }
+  if (transfers == 0) return {};
+  if (transfers > 1) static_cast<void>(communicator_->group_start());
+  Status status;
+  for (const Operation& op : operations)
+    if (op.transfer() && status.ok()) status = run(op);
+  if (transfers > 1)
+    if (Status end = communicator_->group_end(); status.ok()) status = std::move(end);
+  return explain(std::move(status));
+}
+
+Status Comm::perform(Operation* op) {
+  if (blocking() && communicator() != nullptr && lane_.idle()) return execute({op, 1});
+  auto self = shared_from_this();
+  return perform([self, op = *op]() mutable { return self->execute({&op, 1}); });
+}
+
+Status Comm::perform(std::function<Status()> body) {
+  if (blocking() && communicator() != nullptr && lane_.idle()) return body();
+  if (!blocking()) {
+    post(std::move(body), [](const Status&) {});
+    return in_progress();
+  }
+  std::mutex mutex;
+  std::condition_variable finished;
+  std::optional<Status> outcome;
+  post(std::move(body), [&](const Status& status) {
+    std::lock_guard lock(mutex);
+    outcome = status;
+    finished.notify_one();
+  });
+  std::unique_lock lock(mutex);
+  finished.wait(lock, [&] { return outcome.has_value(); });
+  return *outcome;
+}
+
+void Comm::post(std::function<Status()> body, std::function<void(const Status&)> done) {
+  lane_.post([self = shared_from_this(), body = std::move(body), done = std::move(done)] {
+    Status status = self->wait_started();
+    try {
+      if (status.ok()) status = body();
+    } catch (const std::exception& e) {
+      status = Status(Code::system_error, e.what());
+    }
+    if (!status.ok() && !self->blocking()) {
+      self->remember_error(status);
+      std::lock_guard lock(self->mutex_);
+      if (self->async_error_.ok()) self->async_error_ = status;
+    }
+    done(status);
+  });
+}
+
+// A peer's abort is a remote error here.
+Status Comm::explain(Status status) const {
+  const bool own = aborted_.load() || revoked_.load();
+  if (status.code() == Code::aborted && !own) return Status(Code::remote_error, status.message());
+  return status;
+}
+
+// --- life
+
+Status Comm::finalize() {
+  if (revoked())
+    return invalid_usage(
+        fmt::format("rank {}: a revoked communicator is destroyed, not finalized", rank()));
+  if (finalized_.exchange(true))
+    return invalid_usage(fmt::format("rank {}: the communicator was finalized already", rank()));
+  auto self = shared_from_this();
+  return perform([self] { return self->explain(self->communicator_->finalize()); });
+}
+
+void Comm::abort() {
+  Communicator* running = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    aborted_.store(true);
+    running = communicator_.get();
+  }
+  if (running == nullptr) return;  // start() will see it
+  running->abort(fmt::format("ncclCommAbort on rank {}", rank()));
+  lane_.drain();
+}
+
+Status Comm::suspend() {
+  TUTTI_RETURN_IF_ERROR(usable());
+  if (!lane_.idle())
+    return invalid_usage(fmt::format("rank {}: operations are in progress", rank()));
+  suspended_.store(true, std::memory_order_release);
+  return {};
+}
+
+Status Comm::resume() {
+  if (!suspended_.exchange(false, std::memory_order_acq_rel))
+    return invalid_usage(fmt::format("rank {}: the communicator is not suspended", rank()));
+  return {};
+}
+
+Status Comm::state() const {
+  if (phase_.load(std::memory_order_acquire) == Phase::starting) return in_progress();
+  if (!blocking() && !lane_.idle()) return in_progress();
+  std::lock_guard lock(mutex_);
+  if (phase_.load() == Phase::failed) return start_error_;
+  if (revoked()) return {};
+  if (!async_error_.ok()) return async_error_;
+  return explain(communicator_->error());
+}
+
+void Comm::remember_error(const Status& status) {
+  {
+    std::lock_guard lock(mutex_);
+    last_error_ = status.message();
+  }
+  note_error(status);
+}
+
+std::string Comm::last_error() const {
+  const Status now = state();
+  if (!now.ok() && now.code() != Code::in_progress) return now.message();
+  std::lock_guard lock(mutex_);
+  return last_error_;
+}
+
+// --- operators
+
+ncclRedOp_t Comm::add_premul(DType dtype, const void* scalar, bool immediate) {
+  std::lock_guard lock(premul_mutex_);
+  Premul premul{dtype, 0, immediate ? nullptr : scalar};
+  if (immediate) premul.bits = Reduction::premul_sum(dtype, scalar).scalar_bits;
+  premuls_.emplace(next_premul_, premul);
+  return static_cast<ncclRedOp_t>(next_premul_++);
+}
+
+bool Comm::remove_premul(ncclRedOp_t op) {
+  std::lock_guard lock(premul_mutex_);
+  return premuls_.erase(static_cast<int>(op)) > 0;
+}
+
+}  // namespace tutti::nccl

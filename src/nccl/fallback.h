@@ -1,0 +1,5 @@
+// placeholder
+#pragma once
+namespace tutti::nccl {
+class Fallback {};
+}  // namespace tutti::nccl

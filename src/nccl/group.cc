@@ -1,0 +1,128 @@
+#include "src/nccl/group.h"
+
+#include <algorithm>
+
+#include "src/nccl/errors.h"
+
+namespace tutti::nccl {
+namespace {
+
+thread_local uint32_t t_depth = 0;  // apart from the Group, so that asking needs no constructor
+
+// Where the tasks of a group report; outlives the group while communicators with blocking = 0 work.
+struct Outcome {
+  std::mutex mutex;
+  std::condition_variable changed;
+  size_t waiting = 0;  // tasks of blocking communicators that are not done
+  std::vector<Status> statuses;
+};
+
+}  // namespace
+
+Group& Group::mine() {
+  thread_local Group group;
+  return group;
+}
+
+bool Group::open() { return t_depth > 0; }
+
+void Group::start() { ++t_depth; }
+
+Status Group::end() {
+  if (t_depth == 0) return invalid_usage("there is no open group (ncclGroupStart) in this thread");
+  if (--t_depth > 0) return {};
+  return run(std::exchange(content_, {}));
+}
+
+Status Group::drop() {
+  if (t_depth == 0) return invalid_usage("there is no open group (ncclGroupStart) in this thread");
+  if (--t_depth > 0) return {};
+  Content content = std::exchange(content_, {});
+  const Status error = content.error;
+  if (content.error.ok()) content.error = invalid_usage("the group was only simulated");
+  static_cast<void>(run(std::move(content)));
+  return error;
+}
+
+void Group::add(ncclComm_t handle, const std::shared_ptr<Comm>& comm, const Operation& operation) {
+  auto& tasks = content_.tasks;
+  const auto own =
+      std::find_if(tasks.rbegin(), tasks.rend(), [&](const Task& t) { return t.comm == comm; });
+  if (own != tasks.rend() && own->handle == handle) {
+    own->operations.push_back(operation);
+    return;
+  }
+  tasks.push_back({comm, handle, {operation}, true, nullptr, nullptr});
+}
+
+void Group::add(const std::shared_ptr<Comm>& comm, bool waits_for_start,
+                std::function<Status()> body, std::function<void(const Status&)> cancel) {
+  content_.tasks.push_back(
+      {comm, nullptr, {}, waits_for_start, std::move(body), std::move(cancel)});
+}
+
+void Group::add_last(std::function<Status()> body) { content_.last.push_back(std::move(body)); }
+
+Status Group::fail(const Status& status) {
+  if (content_.error.ok()) content_.error = status;
+  return status;
+}
+
+Status Group::run(Content content) {
+  Status result = content.error;
+  if (!result.ok())
+    for (Task& task : content.tasks)
+      if (task.cancel) task.cancel(result);
+  if (!result.ok()) content.tasks.clear();
+
+  for (Task& task : content.tasks)
+    if (task.handle != nullptr)
+      // The pin keeps a destroy in another thread waiting until the operations have run.
+      task.body = [comm = task.comm, handle = task.handle,
+                   operations = std::move(task.operations)]() mutable -> Status {
+        Found found = find(handle);
+        if (!found.status.ok()) return found.status;
+        return comm->execute(operations);
+      };
+
+  auto outcome = std::make_shared<Outcome>();
+  outcome->statuses.resize(content.tasks.size());
+  for (const Task& task : content.tasks) outcome->waiting += task.comm->blocking();
+  for (size_t i = 0; i < content.tasks.size(); ++i) {
+    Task& task = content.tasks[i];
+    const bool blocking = task.comm->blocking();
+    auto done = [outcome, i, blocking](const Status& status) {
+      std::lock_guard lock(outcome->mutex);
+      outcome->statuses[i] = status;
+      outcome->waiting -= blocking;
+      outcome->changed.notify_all();
+    };
+    // The last one in this thread, unless its lane has something to do first.
+    const bool here = i + 1 == content.tasks.size() && blocking && task.comm->lane().idle() &&
+                      (task.comm->started() || !task.waits_for_start);
+    if (here) {
+      done(task.body());
+    } else if (task.waits_for_start) {
+      task.comm->post(std::move(task.body), done);
+    } else {
+      task.comm->lane().post([body = std::move(task.body), done] { done(body()); });
+    }
+  }
+  bool unfinished = false;
+  {
+    std::unique_lock lock(outcome->mutex);
+    outcome->changed.wait(lock, [&] { return outcome->waiting == 0; });
+    for (size_t i = 0; i < content.tasks.size(); ++i) {
+      if (!content.tasks[i].comm->blocking()) {
+        unfinished = true;
+      } else if (result.ok()) {
+        result = outcome->statuses[i];
+      }
+    }
+  }
+  for (const auto& body : content.last)
+    if (Status status = body(); result.ok()) result = std::move(status);
+  return result.ok() && unfinished ? in_progress() : result;
+}
+
+}  // namespace tutti::nccl

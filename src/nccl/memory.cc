@@ -1,0 +1,162 @@
+// Memory: allocation, registration, windows.
+#include <fmt/format.h>
+
+#include "src/nccl/api.h"
+#include "src/nccl/life.h"
+#include "src/nccl/pointers.h"
+
+namespace tutti::nccl {
+namespace {
+
+// A registered range. Host memory needs no registration to be used; what is checked here is that
+// programs use their handles rightly.
+struct Registration {
+  void* buffer = nullptr;
+  size_t bytes = 0;
+};
+
+using RegistrationTable = HandleTable<Registration, 2>;
+using WindowTable = HandleTable<Registration, 3>;
+
+RegistrationTable& registrations() {
+  static auto* table = new RegistrationTable;
+  return *table;
+}
+WindowTable& windows() {
+  static auto* table = new WindowTable;
+  return *table;
+}
+
+Status check_range(void* buffer, size_t bytes) {
+  if (buffer == nullptr) return invalid_argument("the buffer is null");
+  if (bytes == 0) return invalid_argument("a buffer of 0 bytes");
+  return check_places(nullptr, 0, buffer, bytes);
+}
+
+template <class Table>
+Result<void*> enroll(Table& table, std::set<const void*>& own, Comm& comm, void* buffer,
+                     size_t bytes) {
+  TUTTI_RETURN_IF_ERROR(check_range(buffer, bytes));
+  std::lock_guard lock(comm.memory_mutex());
+  void* handle = table.add(std::make_shared<Registration>(Registration{buffer, bytes}));
+  if (handle == nullptr) return Status(Code::system_error, "too many registrations");
+  own.insert(handle);
+  return handle;
+}
+
+template <class Table>
+Status dismiss(Table& table, std::set<const void*>& own, Comm& comm, const void* handle,
+               const char* what) {
+  std::lock_guard lock(comm.memory_mutex());
+  if (own.erase(handle) == 0 || !table.retire(handle))
+    return invalid_argument(
+        fmt::format("rank {}: {} is no {} of this communicator", comm.rank(), handle, what));
+  static_cast<void>(table.take(handle));
+  return {};
+}
+
+}  // namespace
+
+void forget_memory(Comm& comm) {
+  std::lock_guard lock(comm.memory_mutex());
+  for (const void* handle : comm.registrations())
+    if (registrations().retire(handle)) static_cast<void>(registrations().take(handle));
+  for (const void* handle : comm.windows())
+    if (windows().retire(handle)) static_cast<void>(windows().take(handle));
+  comm.registrations().clear();
+  comm.windows().clear();
+}
+
+}  // namespace tutti::nccl
+
+using namespace tutti;        // NOLINT: the rest is C functions
+using namespace tutti::nccl;  // NOLINT
+
+ncclResult_t pncclMemAlloc(void** ptr, size_t size) {
+  return answer("ncclMemAlloc", [&]() -> Status {
+    if (ptr == nullptr) return invalid_argument("the pointer to the memory is null");
+    *ptr = nullptr;
+    if (size == 0) return {};
+    Status status;
+    *ptr = mem_alloc(size, &status);
+    return status;
+  });
+}
+
+ncclResult_t pncclMemFree(void* ptr) {
+  return answer("ncclMemFree", [&]() -> Status {
+    if (ptr == nullptr) return {};
+    forget_places();
+    return mem_free(ptr);
+  });
+}
+
+ncclResult_t pncclCommRegister(const ncclComm_t comm, void* buff, size_t size, void** handle) {
+  return answer("ncclCommRegister", [&]() -> Status {
+    Found found = find(comm);
+    if (!found.status.ok()) return found.status;
+    if (handle == nullptr) return invalid_argument("the pointer to the handle is null");
+    *handle = nullptr;
+    Result<void*> made =
+        enroll(registrations(), found.comm->registrations(), *found.comm, buff, size);
+    if (made) *handle = *made;
+    return made.status();
+  });
+}
+
+ncclResult_t pncclCommDeregister(const ncclComm_t comm, void* handle) {
+  return answer("ncclCommDeregister", [&]() -> Status {
+    Found found = find(comm);
+    if (!found.status.ok()) return found.status;
+    if (handle == nullptr) return {};
+    return dismiss(registrations(), found.comm->registrations(), *found.comm, handle,
+                   "registration");
+  });
+}
+
+ncclResult_t pncclCommWindowRegister(ncclComm_t comm, void* buff, size_t size, ncclWindow_t* win,
+                                     int winFlags) {
+  return answer("ncclCommWindowRegister", [&]() -> Status {
+    constexpr int k_known = NCCL_WIN_COLL_SYMMETRIC | NCCL_WIN_STRICT_ORDERING | NCCL_WIN_GIN_ONLY |
+                            NCCL_WIN_CFT_COUNTED;
+    Found found = find(comm);
+    if (!found.status.ok()) return found.status;
+    if (win == nullptr) return invalid_argument("the pointer to the window is null");
+    *win = nullptr;
+    if ((winFlags & ~k_known) != 0)
+      return invalid_argument(fmt::format("unknown window flags {:#x}", winFlags & ~k_known));
+    if (reinterpret_cast<uintptr_t>(buff) % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
+      return invalid_argument(fmt::format("the buffer {} is not aligned to {} bytes", buff,
+                                          NCCL_WIN_REQUIRED_ALIGNMENT));
+    Result<void*> made = enroll(windows(), found.comm->windows(), *found.comm, buff, size);
+    if (made) *win = static_cast<ncclWindow_t>(*made);
+    return made.status();
+  });
+}
+
+ncclResult_t pncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t win) {
+  return answer("ncclCommWindowDeregister", [&]() -> Status {
+    Found found = find(comm);
+    if (!found.status.ok()) return found.status;
+    if (win == nullptr) return {};
+    return dismiss(windows(), found.comm->windows(), *found.comm, win, "window");
+  });
+}
+
+ncclResult_t pncclWinGetUserPtr(ncclComm_t comm, ncclWindow_t win, void** outUserPtr) {
+  return answer("ncclWinGetUserPtr", [&]() -> Status {
+    Found found = find(comm);
+    if (!found.status.ok()) return found.status;
+    if (outUserPtr == nullptr) return invalid_argument("the pointer to the answer is null");
+    *outUserPtr = nullptr;
+    WindowTable::Pin window = windows().pin(win);
+    std::lock_guard lock(found.comm->memory_mutex());
+    if (!window || found.comm->windows().count(win) == 0)
+      return invalid_argument(fmt::format("rank {}: {} is no window of this communicator",
+                                          found.comm->rank(), static_cast<void*>(win)));
+    *outUserPtr = window->buffer;
+    return {};
+  });
+}
+
+TUTTI_NCCL_MEMORY_NAMES(TUTTI_NCCL_WEAK_ALIAS)

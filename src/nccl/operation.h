@@ -1,0 +1,48 @@
+// One communication call as its user made it.
+#pragma once
+
+#include <cstddef>
+
+#include "src/nccl/public.h"
+#include "tutti/communicator.h"
+
+namespace tutti::nccl {
+
+struct Operation {
+  enum class Kind : uint8_t {
+    all_reduce,
+    reduce_scatter,
+    all_gather,
+    broadcast,
+    reduce,
+    all_to_all,
+    gather,
+    scatter,
+    send,
+    recv,
+  };
+  Kind kind = Kind::all_reduce;
+  const void* send = nullptr;
+  void* recv = nullptr;
+  size_t count = 0;
+  int datatype = 0;
+  int op = ncclSum;
+  int root = 0;  // or the peer
+
+  bool transfer() const { return kind == Kind::send || kind == Kind::recv; }
+  bool reduces() const {
+    return kind == Kind::all_reduce || kind == Kind::reduce_scatter || kind == Kind::reduce;
+  }
+  bool rooted() const {
+    return kind == Kind::broadcast || kind == Kind::reduce || kind == Kind::gather ||
+           kind == Kind::scatter;
+  }
+  DType dtype() const { return static_cast<DType>(datatype); }
+
+  // Filled by Comm::check().
+  bool checked = false;
+  Reduction reduction;
+  const void* late_scalar = nullptr;  // ncclScalarDevice: read when the operation runs
+};
+
+}  // namespace tutti::nccl
