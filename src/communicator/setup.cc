@@ -17,6 +17,11 @@ namespace {
 constexpr uint8_t k_all_pull = 1;    // every transport in use lets receivers read senders' memory
 constexpr uint8_t k_all_shared = 2;  // every rank is reached through shared windows
 
+// From so many ranks per CPU on, a rank that finds nothing to do blocks: yielding would pass the CPU
+// through all the others that wait too, before the one that can go on gets it. Ranks that share
+// windows are never so many; their flags ring no bells.
+constexpr uint32_t k_block_at_once = 32;
+
 // Memory that a forked child sees as zero: it must not touch connections it shares with its parent.
 void* make_fork_guard() {
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -117,6 +122,12 @@ void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) 
   // rank that is waited for whenever other programs or containers share the machine.
   const bool crowded = static_cast<uint32_t>(here) > available_cpus();
   policy_.spins = crowded ? 0 : config_.spin > 0 ? config_.spin : 200;
+  if (static_cast<uint32_t>(here) > std::max(k_block_at_once * available_cpus(),
+                                             uint32_t{SharedDirect::k_max_ranks})) {
+    policy_.check_every = 2;
+    policy_.block_after = {};
+    policy_.block_for = std::chrono::milliseconds(100);
+  }
   const bool one_host = static_cast<size_t>(here) == peers.size();
   const bool memory = one_host && (config_.transports.empty() || config_.transports[0] != "tcp");
   if (!memory) {  // every poll of a socket is a system call

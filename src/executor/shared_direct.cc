@@ -27,8 +27,6 @@ void prefetch_for_writing(const void* line) {
 
 // Fetched tiles of all peers together should stay in the L2 cache.
 constexpr size_t k_tiles_bytes = 256 * 1024;
-// More ranks than this are better served by algorithms with fewer readers per chunk.
-constexpr uint32_t k_max_ranks = 64;
 
 }  // namespace
 

@@ -43,6 +43,9 @@ struct SharedDirectTuning {
 
 class SharedDirect {
  public:
+  // More ranks are better served by algorithms with fewer readers per chunk.
+  static constexpr uint32_t k_max_ranks = 64;
+
   // True where every rank reaches every other through `transport` and its windows.
   static bool usable(const Transport& transport, uint32_t ranks);
 

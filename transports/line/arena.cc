@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <ctime>
 #include <string>
 
@@ -96,11 +97,14 @@ void ring_sleeper(Bell& bell) {
   ::syscall(SYS_futex, &bell.word, FUTEX_WAKE, 1, nullptr, nullptr, 0);
 }
 
-void sleep_on(Bell& bell, uint32_t seen, Clock::duration timeout) {
+constexpr Clock::duration k_one_second = std::chrono::seconds(1);  // tv_nsec holds less
+
+bool sleep_on(Bell& bell, uint32_t seen, Clock::duration timeout) {
   const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::clamp<Clock::duration>(timeout, Clock::duration::zero(), k_longest_sleep));
+      std::clamp<Clock::duration>(timeout, Clock::duration::zero(), k_one_second - Clock::duration(1)));
   timespec span{0, static_cast<long>(ns.count())};
-  ::syscall(SYS_futex, &bell.word, FUTEX_WAIT, seen, &span, nullptr, 0);
+  return ::syscall(SYS_futex, &bell.word, FUTEX_WAIT, seen, &span, nullptr, 0) != 0 &&
+         errno == ETIMEDOUT;
 }
 
 }  // namespace tutti::line

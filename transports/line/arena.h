@@ -150,15 +150,15 @@ class OwnedArena : public Arena {
 };
 
 // Wakes the owner of `bell` if it sleeps. The flag is read without a fence behind the store it
-// announces, so a wake-up can be missed when both happen within nanoseconds: wait() bounds every
-// sleep to k_longest_sleep for that reason, and senders stay free of fences.
+// announces, so a wake-up can be missed when both happen within nanoseconds: wait() bounds sleeps to
+// k_longest_sleep for that reason (unless fence_peers() helps), and senders stay free of fences.
 void ring_sleeper(Bell& bell);
 inline void ring(Bell& bell) {
   if (bell.sleeping.load(std::memory_order_relaxed) != 0) [[unlikely]]
     ring_sleeper(bell);
 }
-// Sleeps until the word differs from `seen`, somebody rings, or the timeout.
-void sleep_on(Bell& bell, uint32_t seen, Clock::duration timeout);
-inline constexpr std::chrono::milliseconds k_longest_sleep{2};
+// Sleeps until the word differs from `seen`, somebody rings, or the timeout (then: true).
+bool sleep_on(Bell& bell, uint32_t seen, Clock::duration timeout);
+inline constexpr Clock::duration k_longest_sleep = std::chrono::milliseconds(2);
 
 }  // namespace tutti::line

@@ -124,11 +124,20 @@ void LineTransport::wait(Clock::duration timeout) {
   const uint32_t seen = bell.word.load(std::memory_order_acquire);
   bell.sleeping.store(1, std::memory_order_seq_cst);
   bool news = bell.mail.load(std::memory_order_acquire) != mail_seen_;
-  if (endpoints_.size() <= k_most_scanned) {
-    for (auto& [key, endpoint] : endpoints_) news |= endpoint->has_news();
+  const bool scanned = endpoints_.size() <= k_most_scanned;
+  if (scanned) news |= any_news();
+  if (!news) {
+    // Who sleeps in vain makes sure that nobody can miss that it sleeps, and then sleeps long: a
+    // thousand idle ranks that looked up every 2 ms would keep the CPUs from the one that works.
+    const bool certain = slept_in_vain_ && scanned && fence_peers() && !any_news();
+    slept_in_vain_ = sleep_on(bell, seen, certain ? timeout : std::min(timeout, k_longest_sleep));
   }
-  if (!news) sleep_on(bell, seen, timeout);
   bell.sleeping.store(0, std::memory_order_relaxed);
+}
+
+bool LineTransport::any_news() const {
+  return std::any_of(endpoints_.begin(), endpoints_.end(),
+                     [](const auto& entry) { return entry.second->has_news(); });
 }
 
 void LineTransport::wake_peers() {

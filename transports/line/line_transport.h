@@ -38,6 +38,9 @@ class LineTransport : public Transport {
                         MemoryRef* ref) = 0;
   // Where a peer's memory lies here; null when it cannot be addressed.
   virtual Result<const std::byte*> import_ref(Rank peer, MemoryRef ref, uint64_t bytes) = 0;
+  // Orders this rank's "I sleep" before whatever its peers send next; false where that cannot be had
+  // without fences in the senders.
+  virtual bool fence_peers() { return false; }
   // An endpoint that waits in vain asks whether its peer is still there.
   void look_after(LineEndpoint& endpoint);
 
@@ -66,6 +69,7 @@ class LineTransport : public Transport {
 
  private:
   Status check_life(Rank peer);
+  bool any_news() const;
   Endpoint* find(Rank peer, uint32_t lane);
 
   std::map<std::pair<Rank, uint32_t>, std::unique_ptr<LineEndpoint>> endpoints_;
@@ -73,6 +77,7 @@ class LineTransport : public Transport {
   Status first_death_;
   uint32_t mail_seen_ = 0;
   bool error_posted_ = false;
+  bool slept_in_vain_ = false;
   int pid_;
 };
 

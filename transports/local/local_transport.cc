@@ -2,7 +2,9 @@
 // addressable, so map() is the identity and send_ref hands over the pointer itself.
 #include "transports/local/local_transport.h"
 
+#include <linux/membarrier.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -58,6 +60,7 @@ class LocalTransport final : public LineTransport {
   LocalTransport(const TransportOptions& options, std::shared_ptr<LocalArena> arena)
       : LineTransport(options), ticket_(ProcessTable::instance().enter(arena)) {
     arena_ = std::move(arena);
+    fences_ = ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
   }
   ~LocalTransport() override {
     say_goodbye(Life::dropped);
@@ -81,6 +84,10 @@ class LocalTransport final : public LineTransport {
     return peer == rank() ? arena_.get() : group_->members[peer].get();
   }
 
+  // All peers are threads of this process: the kernel fences those that run.
+  bool fence_peers() override {
+    return fences_ && ::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+  }
   Io export_ref(LineEndpoint&, const void* memory, size_t, MemoryRef* ref) override {
     *ref = {0, reinterpret_cast<uint64_t>(memory)};
     return Io::done;
@@ -102,6 +109,7 @@ class LocalTransport final : public LineTransport {
   void look_around() override;
   Status check_peer(Rank peer) const;
 
+  bool fences_ = false;
   ProcessTable::Ticket ticket_;
   std::shared_ptr<const ProcessTable::Group> group_;
 };
