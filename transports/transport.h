@@ -171,6 +171,9 @@ class Transport {
   // connecting: until then send says again and peek says again.
   virtual Result<Endpoint*> open(Rank peer, uint32_t lane, const EndpointOptions& options) = 0;
 
+  // Peers that have left, orderly or not, or whose connections broke, as far as progress() has seen.
+  virtual std::vector<Rank> lost() const = 0;
+
   // Drives connecting, accepting, reading. Not ok: a peer is gone (the first one seen, named).
   virtual Status progress() = 0;
   // Blocks until something may have changed or `timeout` has passed (futex, epoll).

@@ -213,10 +213,21 @@ Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
                                                           const Config* config) {
   return wrap(impl_->split(color, key, config));
 }
+Result<std::unique_ptr<Communicator>> Communicator::shrink(std::span<const Rank> excluded,
+                                                           const Config* config) {
+  return wrap(impl_->shrink(excluded, config));
+}
 Result<UniqueId> Communicator::grow_id() { return impl_->grow_id(); }
 Result<std::unique_ptr<Communicator>> Communicator::grow(uint32_t ranks, const UniqueId* id,
                                                          const Config* config) {
   return wrap(impl_->grow(ranks, id, config));
+}
+
+void Communicator::revoke(const std::string& reason) { impl_->revoke(reason); }
+std::vector<Rank> Communicator::failed() const { return impl_->failed(); }
+Result<Communicator::Agreement> Communicator::agree(uint64_t flags,
+                                                    std::chrono::nanoseconds timeout) {
+  return impl_->agree(flags, timeout);
 }
 
 void Communicator::abort(const std::string& reason) { impl_->abort(reason); }

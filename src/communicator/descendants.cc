@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "src/communicator/bootstrap/id.h"
 #include "src/communicator/impl.h"
@@ -83,49 +82,42 @@ Communicator::Impl::Descendant Communicator::Impl::split(int color, int key, con
 
   const std::vector<Rank> members =
       color == k_no_color ? std::vector<Rank>() : members_of(color, *choices);
-  const auto new_ranks = static_cast<uint32_t>(members.size());
   const Config& settings = config != nullptr ? *config : config_;
-  const Deadline deadline = after(settings.init_timeout);
+  const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
+  const BootstrapOptions options =
+      bootstrap_options(static_cast<Rank>(place), static_cast<uint32_t>(members.size()), settings);
   std::string ticket(bootstrap_->ticket_bytes(), '\0');
   Status founded;
-  if (new_ranks > 1 && members[0] == rank_) {
-    Result<std::string> made = bootstrap_->found(
-        key_,
-        {0, new_ranks, settings.socket_interface, settings.socket_family, deadline, k_plan_format});
+  if (options.ranks > 1 && options.rank == 0) {
+    Result<std::string> made = bootstrap_->found(key_, options);
     founded = made.status();
     if (made) ticket = std::move(*made);
   }
   Result<std::string> tickets = share_bytes(ticket);
   if (!tickets) return tickets.status();
-  if (new_ranks == 0) return std::unique_ptr<Impl>();
+  if (members.empty()) return std::unique_ptr<Impl>();
   const size_t width = ticket.size();
   ticket = tickets->substr(members[0] * width, width);
   tickets = std::string();
   TUTTI_RETURN_IF_ERROR(founded.with_context(fmt::format("rank {}: split", rank_)));
-  if (new_ranks > 1 && ticket == std::string(width, '\0'))
+  if (options.ranks > 1 && ticket == std::string(width, '\0'))
     return Status(Code::remote_error, fmt::format("rank {}: split: {} cannot open its listener",
                                                   rank_, describe_peer(members[0])));
-  const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
-  return enter(ticket, static_cast<Rank>(place), new_ranks, settings, deadline);
+  Descendant made = enter(ticket, key_, options, settings);
+  if (!made) return made.status().with_context(fmt::format("rank {}: split", rank_));
+  return made;
 }
 
-Communicator::Impl::Descendant Communicator::Impl::enter(const std::string& ticket, Rank rank,
-                                                         uint32_t ranks, const Config& config,
-                                                         Deadline deadline) {
-  const std::string where = fmt::format("rank {} of {}", rank_, ranks_);
-  Key key;
-  if (ranks == 1) {
-    fill_random(key);
-    return connect(std::move(Bootstrap::local(1).front()), rank, ranks, key, config, deadline);
-  }
-  const Mac mac = hmac_sha256(key_, {std::as_bytes(std::span(ticket))});
-  std::copy(mac.begin(), mac.end(), key.begin());
-  Result<std::unique_ptr<Bootstrap>> bootstrap = bootstrap_->enter(
-      ticket, key_,
-      {rank, ranks, config.socket_interface, config.socket_family, deadline, k_plan_format});
-  if (!bootstrap) return bootstrap.status().with_context(where);
-  return connect(std::move(*bootstrap), rank, ranks, derive_key(key, "transports"), config,
-                 deadline);
+Communicator::Impl::Descendant Communicator::Impl::enter(const std::string& ticket, const Key& key,
+                                                         const BootstrapOptions& options,
+                                                         const Config& config) {
+  Result<std::unique_ptr<Bootstrap>> bootstrap =
+      options.ranks == 1 ? std::move(Bootstrap::local(1).front())
+                         : bootstrap_->enter(ticket, key, options);
+  if (!bootstrap) return bootstrap.status();
+  const Key of_this_ticket = hmac_sha256(key, {std::as_bytes(std::span(ticket))});
+  return connect(std::move(*bootstrap), options.rank, options.ranks,
+                 derive_key(of_this_ticket, "transports"), config, options.deadline);
 }
 
 Result<UniqueId> Communicator::Impl::grow_id() const {

@@ -137,16 +137,12 @@ Status Communicator::Impl::run(const Call& call) {
 template <class Body>
 Status Communicator::Impl::guarded(Body&& body) {
   if (broken_.load(std::memory_order_acquire)) return error();
-  if (finalized_)
-    return Status(Code::invalid_usage,
-                  fmt::format("rank {}: the communicator was finalized", rank_));
-  if (fork_guard_ != nullptr && *static_cast<volatile char*>(fork_guard_) == 0)
-    return Status(Code::invalid_usage,
-                  fmt::format("rank {}: used in a forked child; make a communicator there", rank_));
+  TUTTI_RETURN_IF_ERROR(usable());
   if (in_call_.exchange(true, std::memory_order_acquire))
     return Status(Code::invalid_usage,
                   fmt::format("rank {}: two threads call the same communicator at once", rank_));
   Status status = abort_requested_.load(std::memory_order_relaxed) ? check({}, rank_) : Status();
+  if (bootstrap_->revoked() != nullptr) status = adopted_error().value_or(error());
   if (status.ok()) status = body();
   in_call_.store(false, std::memory_order_release);
   return status;
@@ -413,7 +409,13 @@ Status Communicator::Impl::finish(Status status, const char* what) {
   const std::string call = *what != '\0' ? what : describe_call(record_);
   if (status.code() != Code::aborted && message.find(call) == std::string::npos)
     message += fmt::format(" during {}", call);
-  return latch(Status(status.code(), message), rank_);
+  collect_lost();
+  Rank culprit = rank_;
+  {
+    std::lock_guard lock(error_mutex_);
+    if (status.code() == Code::remote_error && lost_.size() == 1) culprit = *lost_.begin();
+  }
+  return latch(Status(status.code(), message), culprit);
 }
 
 Status Communicator::Impl::latch(Status status, Rank culprit) {
@@ -426,24 +428,37 @@ Status Communicator::Impl::latch(Status status, Rank culprit) {
   warn(status.message());
   const ErrorRecord record{status.code(), rank_, culprit, status.message()};
   for (const auto& t : router_->transports()) t->post_error(record);
-  bootstrap_->post_error(fmt::format("{} {}", static_cast<int>(status.code()), status.message()));
+  bootstrap_->post_error(encode_error(status));
   return status;
+}
+
+// An error as it travels out of band: "6 rank 3: ...".
+std::string Communicator::Impl::encode_error(const Status& status) {
+  return fmt::format("{} {}", static_cast<int>(status.code()), status.message());
+}
+
+Status Communicator::Impl::decode_error(const std::string& text) {
+  const size_t space = text.find(' ');
+  const int code = std::atoi(text.c_str());
+  const bool sound =
+      space != std::string::npos && code > 0 && code <= static_cast<int>(Code::internal_error);
+  return Status(sound ? static_cast<Code>(code) : Code::remote_error,
+                sound ? text.substr(space + 1) : text);
 }
 
 // What another rank posted as the first cause, latched here too.
 std::optional<Status> Communicator::Impl::adopted_error() {
+  if (const std::string* record = bootstrap_->revoked()) return latch(decode_error(*record), rank_);
   for (const auto& t : router_->transports())
-    if (std::optional<ErrorRecord> e = t->posted_error(); e && e->code != Code::ok)
+    if (std::optional<ErrorRecord> e = t->posted_error(); e && e->code != Code::ok) {
+      if (e->code == Code::remote_error && e->culprit != e->reporter) {
+        std::lock_guard lock(error_mutex_);
+        lost_.insert(e->culprit);
+      }
       return latch(Status(e->code, e->message), e->culprit);
-  if (std::optional<std::string> text = bootstrap_->posted_error()) {
-    const size_t space = text->find(' ');
-    const int code = std::atoi(text->c_str());
-    const bool sound =
-        space != std::string::npos && code > 0 && code <= static_cast<int>(Code::internal_error);
-    return latch(Status(sound ? static_cast<Code>(code) : Code::remote_error,
-                        sound ? text->substr(space + 1) : *text),
-                 rank_);
-  }
+    }
+  if (std::optional<std::string> text = bootstrap_->posted_error())
+    return latch(decode_error(*text), rank_);
   return std::nullopt;
 }
 

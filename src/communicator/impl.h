@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -79,8 +80,14 @@ class Communicator::Impl final : public Monitor {
   // Descendants, see communicator.h.
   using Descendant = Result<std::unique_ptr<Impl>>;
   Descendant split(int color, int key, const Config* config);
+  Descendant shrink(std::span<const Rank> excluded, const Config* config);
   Result<UniqueId> grow_id() const;
   Descendant grow(uint32_t ranks, const UniqueId* id, const Config* config);
+
+  // Recovery, see communicator.h.
+  void revoke(const std::string& reason);
+  std::vector<Rank> failed();
+  Result<Agreement> agree(uint64_t flags, std::chrono::nanoseconds timeout);
 
   // Monitor: what happens while a call waits.
   Status check(Clock::duration waited, Rank waiting_for) override;
@@ -113,7 +120,7 @@ class Communicator::Impl final : public Monitor {
   Impl() = default;
   Status start(std::unique_ptr<Bootstrap> bootstrap, const Key& key, Deadline deadline);
   Status make_transports(const std::vector<PeerIdentity>& peers, const Key& key, Deadline deadline);
-  Status agree(Deadline deadline);
+  Status settle_paths(Deadline deadline);
   void choose_waiting(const std::vector<PeerIdentity>& peers);
   Status open_log();
 
@@ -129,6 +136,8 @@ class Communicator::Impl final : public Monitor {
 
   Status latch(Status status, Rank culprit);
   std::optional<Status> adopted_error();
+  static std::string encode_error(const Status& status);
+  static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
   void report_late(Clock::duration waited, Rank waiting_for);
   std::string explain(const Entry& entry, const Call& call) const;
@@ -141,8 +150,16 @@ class Communicator::Impl final : public Monitor {
   Result<std::vector<T>> share(const T& mine);
   Result<std::string> share_bytes(const std::string& mine);
   Status no_open_group(const char* what) const;
-  Descendant enter(const std::string& ticket, Rank rank, uint32_t ranks, const Config& config,
-                   Deadline deadline);
+  static BootstrapOptions bootstrap_options(Rank rank, uint32_t ranks, const Config& config);
+  Descendant enter(const std::string& ticket, const Key& key, const BootstrapOptions& options,
+                   const Config& config);
+  Result<std::string> assemble(const std::set<Rank>& excluded, const Key& key,
+                               const BootstrapOptions& options);
+  bool await_council(const std::function<bool(Council&)>& done, Clock::duration timeout,
+                     std::vector<Rank>* awaited);
+  void collect_lost();
+  Status usable() const;
+  std::string describe_peers(const std::vector<Rank>& ranks) const;
 
   Rank rank_ = 0;
   uint32_t ranks_ = 1;
@@ -175,6 +192,7 @@ class Communicator::Impl final : public Monitor {
   std::atomic<bool> broken_{false};
   std::atomic<bool> abort_requested_{false};
   Status first_error_;
+  std::set<Rank> lost_;  // ranks that connections or errors have shown to be gone
   std::string abort_reason_;
   std::function<void(const std::string&)> late_callback_;
   std::function<Status()> wait_callback_;

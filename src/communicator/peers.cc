@@ -13,6 +13,8 @@
 namespace tutti {
 namespace {
 
+// Of an encoded identity: what comes before the host's name.
+constexpr size_t k_fixed_bytes = 32 + sizeof(PackedAddress);
 constexpr uint32_t k_library_version = 0x000100;  // 0.1.0
 
 uint64_t hash(std::string_view text) {
@@ -66,17 +68,18 @@ PeerIdentity PeerIdentity::of_this_process(const Config& config) {
 }
 
 std::string PeerIdentity::encode() const {
-  std::string out(36, '\0');
+  std::string out(k_fixed_bytes, '\0');
   std::memcpy(out.data(), &host, 8);
   std::memcpy(out.data() + 8, &process, 8);
   std::memcpy(out.data() + 16, &config, 8);
   std::memcpy(out.data() + 24, &pid, 4);
   std::memcpy(out.data() + 28, &version, 4);
+  std::memcpy(out.data() + 32, council.data(), council.size());
   return out + host_name;
 }
 
 Result<PeerIdentity> PeerIdentity::decode(const std::string& text) {
-  if (text.size() < 36 || text.size() > 36 + 64)
+  if (text.size() < k_fixed_bytes || text.size() > k_fixed_bytes + 64)
     return Status(Code::remote_error, fmt::format("an identity of {} bytes", text.size()));
   PeerIdentity p;
   std::memcpy(&p.host, text.data(), 8);
@@ -84,7 +87,8 @@ Result<PeerIdentity> PeerIdentity::decode(const std::string& text) {
   std::memcpy(&p.config, text.data() + 16, 8);
   std::memcpy(&p.pid, text.data() + 24, 4);
   std::memcpy(&p.version, text.data() + 28, 4);
-  p.host_name = text.substr(36);
+  std::memcpy(p.council.data(), text.data() + 32, p.council.size());
+  p.host_name = text.substr(k_fixed_bytes);
   return p;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/address.h"
 #include "src/planner/planner.h"
 #include "tutti/config.h"
 #include "tutti/status.h"
@@ -18,6 +19,7 @@ struct PeerIdentity {
   uint64_t config = 0;   // hash of the settings that must agree
   uint32_t pid = 0;
   uint32_t version = 0;  // of the library
+  PackedAddress council{};  // where this rank's council is reached; nothing among threads
   std::string host_name;
 
   static PeerIdentity of_this_process(const Config& config);

@@ -46,15 +46,20 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
   return impl;
 }
 
+BootstrapOptions Communicator::Impl::bootstrap_options(Rank rank, uint32_t ranks,
+                                                       const Config& config) {
+  return {rank,          ranks, config.socket_interface, config.socket_family,
+          after(config.init_timeout), k_plan_format};
+}
+
 Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::join(const UniqueId& id, Rank rank,
                                                                      uint32_t ranks,
                                                                      const Config& config) {
-  const Deadline deadline = after(config.init_timeout);
-  Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(
-      id, {rank, ranks, config.socket_interface, config.socket_family, deadline, k_plan_format});
+  const BootstrapOptions options = bootstrap_options(rank, ranks, config);
+  Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(id, options);
   if (!bootstrap) return bootstrap.status();
   return connect(std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config,
-                 deadline);
+                 options.deadline);
 }
 
 Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key& key,
@@ -65,7 +70,8 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
   Result<std::vector<TuneRule>> rules = parse_tune(config_.tune);
   if (!rules) return rules.status();
 
-  const PeerIdentity mine = PeerIdentity::of_this_process(config_);
+  PeerIdentity mine = PeerIdentity::of_this_process(config_);
+  mine.council = bootstrap_->address();
   Result<std::vector<std::string>> blobs = bootstrap_->all_gather(mine.encode(), deadline);
   if (!blobs) return blobs.status();
   std::vector<PeerIdentity> peers;
@@ -84,11 +90,14 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
                       r, p->host_name, p->pid));
   }
   blobs->clear();
+  std::vector<PackedAddress> councils;
+  for (const PeerIdentity& p : peers) councils.push_back(p.council);
+  TUTTI_RETURN_IF_ERROR(bootstrap_->convene(councils));
   peers_ = PeerTable(peers);
   choose_waiting(peers);
   TUTTI_RETURN_IF_ERROR(make_transports(peers, key, deadline));
   Placement placement = place(peers_);
-  TUTTI_RETURN_IF_ERROR(agree(deadline));
+  TUTTI_RETURN_IF_ERROR(settle_paths(deadline));
   placement.shared = shared_ != nullptr;
   planner_ = std::make_unique<Planner>(placement, std::move(*rules), config_.deterministic);
   executor_ = std::make_unique<CpuExecutor>(*router_, *this, policy_);
@@ -210,7 +219,8 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   return {};
 }
 
-Status Communicator::Impl::agree(Deadline deadline) {
+// Which shortcuts all ranks can take.
+Status Communicator::Impl::settle_paths(Deadline deadline) {
   uint8_t bits = k_all_pull | k_all_shared;
   for (Rank r = 0; r < ranks_ && ranks_ > 1; ++r)
     if (r != rank_ && !router_->transport(r).capabilities().pull) bits &= ~k_all_pull;

@@ -108,6 +108,12 @@ void LineTransport::lose(Rank peer, Status status, bool dead) {
   if (dead && first_death_.ok()) first_death_ = std::move(status);
 }
 
+std::vector<Rank> LineTransport::lost() const {
+  std::vector<Rank> peers;
+  for (const auto& [peer, why] : gone_) peers.push_back(peer);
+  return peers;
+}
+
 Status LineTransport::progress() {
   if (arena_ == nullptr || closed_) return {};
   const uint32_t mail = arena_->bell().mail.load(std::memory_order_acquire);

@@ -26,6 +26,7 @@ class LineTransport : public Transport {
   void post_error(const ErrorRecord& record) override;
   std::optional<ErrorRecord> posted_error() override;
   std::byte* window(Rank peer) override;
+  std::vector<Rank> lost() const override;
   void close(Deadline deadline) override;
 
   // --- for endpoints

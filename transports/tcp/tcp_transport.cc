@@ -301,6 +301,14 @@ void TcpTransport::greeting_failed(Greeting& greeting) {
   if (!(*peer)->left) lose(greeting.peer(), why);
 }
 
+std::vector<Rank> TcpTransport::lost() const {
+  std::vector<Rank> ranks;
+  for (const auto& [rank, peer] : peers_)
+    if (peer->left || !peer->lost.ok()) ranks.push_back(rank);
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
+}
+
 // The peer is gone: lanes that were still waiting for it to connect will wait in vain.
 void TcpTransport::lose(Rank rank, const Status& status) {
   auto peer = peer_of(rank);

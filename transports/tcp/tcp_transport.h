@@ -28,6 +28,7 @@ class TcpTransport final : public Transport, private ConnectionOwner {
   Status connect(std::span<const std::string> cards, Deadline deadline) override;
   bool reaches(Rank peer) const override;
   Result<Endpoint*> open(Rank peer, uint32_t lane, const EndpointOptions& options) override;
+  std::vector<Rank> lost() const override;
   Status progress() override;
   void wait(Clock::duration timeout) override;
 

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "src/base/auth.h"
+#include "src/communicator/bootstrap/council.h"
 #include "tutti/status.h"
 #include "tutti/types.h"
 #include "tutti/unique_id.h"
@@ -54,6 +56,20 @@ class Bootstrap {
   virtual void post_error(const std::string& record) = 0;
   virtual std::optional<std::string> posted_error() = 0;
   virtual Status progress() = 0;
+
+  // The council of these ranks (council.h), which does not need the tree. Every rank tells all
+  // others its address (nothing among threads) and then convenes with everybody's, in rank order.
+  virtual PackedAddress address() const { return {}; }
+  virtual Status convene(const std::vector<PackedAddress>&) { return {}; }
+  // Runs `act` on the council of this rank; what it says goes out. From any thread.
+  virtual void consult(const std::function<void(Council&)>& act) = 0;
+  // Blocks until done(council), asked after every event, or the deadline: then false.
+  virtual bool await(const std::function<bool(Council&)>& done,
+                     std::chrono::steady_clock::time_point deadline) = 0;
+  // The record of a revocation that has reached this rank, or null. Costs one load until then.
+  virtual const std::string* revoked() const = 0;
+  // Ranks whose control connections have ended without goodbye.
+  virtual std::vector<Rank> lost() { return {}; }
 
   // Descendants: some of these ranks, under new numbers, with a bootstrap of their own. Who will be
   // rank 0 there founds it and hands the ticket (ticket_bytes() long) to the others; all of them,

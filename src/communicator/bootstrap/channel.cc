@@ -46,7 +46,7 @@ Status Channel::begin_payload() {
   std::memcpy(&type, header_, 4);
   std::memcpy(&incoming_.number, header_ + 4, 4);
   std::memcpy(&bytes, header_ + 8, 4);
-  if (type == 0 || type > static_cast<uint32_t>(FrameType::goodbye)) {
+  if (type == 0 || type > static_cast<uint32_t>(FrameType::letter)) {
     return Status(Code::remote_error,
                   peer_name(fd_.get()) + " sent a frame of unknown type " + std::to_string(type));
   }

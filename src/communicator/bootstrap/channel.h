@@ -24,6 +24,7 @@ enum class FrameType : uint8_t {
   barrier_down,
   error,    // anyone -> all: a record of post_error()
   goodbye,  // the sender leaves in order
+  letter,   // of the council, on connections of its own
 };
 
 struct Frame {

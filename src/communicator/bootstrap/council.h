@@ -1,12 +1,12 @@
 // Council: what the ranks of a communicator settle among themselves when it is broken, or about to
 // be: that it is revoked, who is gone, what they agree on, and who goes on together.
 //
-// A state machine of one rank, without sockets, threads or clocks: events come in (letters, the news
-// that a rank is gone, what the program asks for), letters go out. Whoever runs it delivers letters
-// between two ranks in order or not at all, and reports a rank as gone only when that is certain:
-// its process has ended, or it has destroyed its communicator. A silent rank is not gone, and then
-// nothing is decided: callers time out and name it. So two halves of a divided network can never
-// decide differently. docs/fault_tolerance.md explains the protocol.
+// A state machine of one rank, without sockets, threads or clocks: events come in (letters, the
+// news that a rank is gone, what the program asks for), letters go out. Whoever runs it delivers
+// letters between two ranks in order or not at all, and reports a rank as gone only when that is
+// certain: its process has ended, or it has destroyed its communicator. A silent rank is not gone,
+// and then nothing is decided: callers time out and name it. So two halves of a divided network can
+// never decide differently. docs/fault_tolerance.md explains the protocol.
 #pragma once
 
 #include <cstdint>
@@ -55,8 +55,9 @@ class Council {
   // The verdict of what agree() began; taking it ends this agreement here.
   std::optional<Verdict> take_verdict();
 
-  // --- assembly: the ranks that are not in `excluded` come together; the lowest one leads. It learns
-  // that all are there (assembled()), and then tells them all a word; or anybody learns why not.
+  // --- assembly: the ranks that are not in `excluded` come together; the lowest one leads. It
+  // learns that all are there (assembled()), and then tells them all a word; or anybody learns why
+  // not.
   void assemble(const std::set<Rank>& excluded);
   bool assembled() const;  // at the leader
   void tell(const std::string& word);
@@ -113,6 +114,13 @@ class Council {
   struct Entry {
     uint64_t attempt = 0;
     std::set<Rank> excluded;
+    Status withdrawn;  // why the rank has given up since
+  };
+  // Ranks that come to a leader after it has given up.
+  struct Debt {
+    std::set<Rank> excluded;
+    std::set<Rank> to;
+    Status why;
   };
 
   bool lives(Rank rank) const { return !gone_.contains(rank); }
@@ -127,11 +135,18 @@ class Council {
 
   void advance(uint32_t number);
   void coordinate(uint32_t number, Agreement& agreement);
+  void propose_to(Rank rank, uint32_t number, const Agreement& agreement);
   Verdict choose(const Agreement& agreement) const;
   bool heard_all(const Agreement& agreement) const;
-  void decide(uint32_t number, Agreement& agreement, Verdict verdict);
+  void decide(uint32_t number, Agreement& agreement, const Verdict& verdict);
+  void announce(Rank to, uint32_t number, const Verdict& verdict);
   void on_agreement_letter(Rank from, Type type, std::string_view text);
 
+  std::vector<Rank> awaited_opinions() const;
+  std::vector<Rank> awaited_here() const;  // in the assembly
+
+  void refuse(Rank to, uint64_t attempt, const Status& why);
+  Status disagreement(Rank other, const std::set<Rank>& theirs) const;
   void check_assembly();
   void end_assembly(const Status& why);
   void on_assembly_letter(Rank from, Type type, std::string_view text);
@@ -149,6 +164,7 @@ class Council {
   uint64_t attempts_ = 0;
   std::optional<Assembly> assembly_;
   std::map<Rank, Entry> entries_;  // at a leader, also before it comes itself
+  std::optional<Debt> owed_;
   std::optional<Result<std::string>> word_;
   std::vector<Rank> hint_;  // the coordinator's answer to inquire()
 };

@@ -164,7 +164,6 @@ Status Joiner::request_place() {
 }
 
 Status Joiner::link_to_parent() {
-  if (placement_.children == 0) listener_.reset();
   if (placement_.index > 0) {
     Result<Address> local = local_address(root_->fd());
     Result<Address> address =
@@ -211,8 +210,10 @@ Status Joiner::complete() {
 }
 
 bool Joiner::complete_yet() {
-  if (tree_->children() == placement_.children) listener_.reset();
-  return !listener_ && (placement_.index == 0 ? root_ready_ : tree_->ready());
+  // All children are there; the council goes on listening.
+  if (listener_ && tree_->children() == placement_.children)
+    tree_->set_listener(std::move(listener_), key_, options_.plan_format);
+  return tree_->has_listener() && (placement_.index == 0 ? root_ready_ : tree_->ready());
 }
 
 void Joiner::sleep() {

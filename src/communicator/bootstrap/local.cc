@@ -1,6 +1,8 @@
 // Bootstrap among the threads of one process: the same interface on a mutex and a condition
 // variable, without sockets, for Communicator::create_local and for jobs of one rank.
+#include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <map>
 #include <mutex>
 
@@ -13,10 +15,18 @@ namespace {
 using Blobs = std::vector<std::string>;
 using Deadline = std::chrono::steady_clock::time_point;
 
+// A rank's place at the council, which is called in when somebody first consults it.
+struct Seat {
+  std::unique_ptr<Council> council;
+  std::condition_variable changed;
+  std::atomic<const std::string*> revoked{nullptr};  // into council
+  bool left = false;
+};
+
 // What the ranks share. A round of all_gather collects into `collecting`; the last rank publishes
 // it, and everybody copies from the published one without the lock.
 struct Room {
-  explicit Room(uint32_t n) : ranks(n), collecting(n), present(n, false) {}
+  explicit Room(uint32_t n) : ranks(n), collecting(n), present(n, false), seats(n) {}
 
   const uint32_t ranks;
   std::mutex mutex;
@@ -28,6 +38,9 @@ struct Room {
   std::shared_ptr<const Blobs> published;
   std::optional<std::string> posted;
   Status broken;
+  std::vector<Seat> seats;
+  bool convened = false;
+  std::deque<std::pair<Rank, Council::Letter>> letters;  // with who sent them
   // Descendants that somebody has founded and not all have entered, by ticket.
   struct Descendant {
     std::shared_ptr<Room> room;
@@ -48,6 +61,11 @@ class LocalBootstrap : public Bootstrap {
   void post_error(const std::string& record) override;
   std::optional<std::string> posted_error() override;
   Status progress() override;
+  void consult(const std::function<void(Council&)>& act) override;
+  bool await(const std::function<bool(Council&)>& done, Deadline deadline) override;
+  const std::string* revoked() const override {
+    return room_->seats[rank_].revoked.load(std::memory_order_acquire);
+  }
   size_t ticket_bytes() const override { return sizeof(uint64_t); }
   Result<std::string> found(const Key& key, const BootstrapOptions& options) override;
   Result<std::unique_ptr<Bootstrap>> enter(std::string_view ticket, const Key& key,
@@ -57,6 +75,9 @@ class LocalBootstrap : public Bootstrap {
   Result<std::shared_ptr<const Blobs>> meet(const std::string& mine, Deadline deadline);
   Status interruption() const;
   std::string absent() const;
+  Council& council();
+  void inform(Rank rank, const std::function<void(Council&)>& news);
+  void deliver();
 
   const Rank rank_;
   const std::shared_ptr<Room> room_;
@@ -64,11 +85,70 @@ class LocalBootstrap : public Bootstrap {
 
 LocalBootstrap::~LocalBootstrap() {
   std::lock_guard lock(room_->mutex);
+  Seat& seat = room_->seats[rank_];
+  seat.left = true;
+  seat.council.reset();
+  if (room_->convened) {
+    for (Rank r = 0; r < room_->ranks; ++r)
+      if (room_->seats[r].council != nullptr) inform(r, [&](Council& c) { c.lost(rank_); });
+    deliver();
+  }
   // Leaving between rounds is in order; ranks that already wait in one would wait for ever.
   if (room_->arrived == 0 || !room_->broken.ok()) return;
   room_->broken =
       Status(Code::remote_error, "rank " + std::to_string(rank_) + " has left the communicator");
   room_->changed.notify_all();
+}
+
+// --- the council: all under the room's lock, letters handed over at once
+
+Council& LocalBootstrap::council() {
+  if (!room_->convened) {
+    room_->convened = true;
+    for (Rank r = 0; r < room_->ranks; ++r)
+      if (!room_->seats[r].left)
+        room_->seats[r].council = std::make_unique<Council>(r, room_->ranks);
+    for (Rank gone = 0; gone < room_->ranks; ++gone)
+      for (Rank r = 0; r < room_->ranks && room_->seats[gone].left; ++r)
+        if (room_->seats[r].council != nullptr) room_->seats[r].council->lost(gone);
+  }
+  return *room_->seats[rank_].council;
+}
+
+void LocalBootstrap::inform(Rank rank, const std::function<void(Council&)>& news) {
+  Seat& seat = room_->seats[rank];
+  news(*seat.council);
+  if (seat.council->revoked())
+    seat.revoked.store(&*seat.council->revoked(), std::memory_order_release);
+  seat.changed.notify_all();
+  for (Council::Letter& letter : seat.council->take_letters())
+    room_->letters.push_back({rank, std::move(letter)});
+}
+
+void LocalBootstrap::deliver() {
+  while (!room_->letters.empty()) {
+    const auto [from, letter] = std::move(room_->letters.front());
+    room_->letters.pop_front();
+    const bool there = room_->seats[letter.to].council != nullptr;
+    if (there) {
+      inform(letter.to, [&, sender = from](Council& c) { c.receive(sender, letter.text); });
+    } else if (room_->seats[from].council != nullptr) {
+      inform(from, [&](Council& c) { c.lost(letter.to); });
+    }
+  }
+}
+
+void LocalBootstrap::consult(const std::function<void(Council&)>& act) {
+  std::lock_guard lock(room_->mutex);
+  council();
+  inform(rank_, act);
+  deliver();
+}
+
+bool LocalBootstrap::await(const std::function<bool(Council&)>& done, Deadline deadline) {
+  std::unique_lock lock(room_->mutex);
+  Council& mine = council();
+  return room_->seats[rank_].changed.wait_until(lock, deadline, [&] { return done(mine); });
 }
 
 Status LocalBootstrap::interruption() const {

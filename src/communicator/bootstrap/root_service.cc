@@ -1,17 +1,15 @@
 // The root service's thread; see root_service.h.
 #include "src/communicator/bootstrap/root_service.h"
 
-#include <signal.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <list>
 #include <optional>
-#include <system_error>
-#include <thread>
 #include <vector>
 
+#include "src/base/thread.h"
 #include "tutti/types.h"
 
 namespace tutti {
@@ -383,18 +381,9 @@ Status start_root_service(Fd listener, const Key& secret, SocketClock::duration 
   auto service =
       std::make_unique<RootService>(std::move(listener), secret, idle_timeout, persistent);
   TUTTI_RETURN_IF_ERROR(service->start());
-  // The program's signal handlers shall not run on a thread of the library.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  Status status;
-  try {
-    std::thread([owned = std::move(service)] { owned->run(); }).detach();
-  } catch (const std::system_error& error) {
-    status = Status(Code::system_error, std::string("cannot start a thread: ") + error.what());
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return status;
+  Result<std::thread> thread = start_thread([owned = std::move(service)] { owned->run(); });
+  if (thread) thread->detach();
+  return thread.status();
 }
 
 }  // namespace tutti

@@ -18,8 +18,8 @@ inline constexpr uint32_t k_max_ranks = 1u << 16;
 // The longest frame before the tree stands.
 inline constexpr size_t k_small_frame = 8192;
 
-// Which of the two kinds of bootstrap connections this is: data[0] of the hello.
-enum class Meeting : uint8_t { root = 1, tree = 2 };
+// Which kind of bootstrap connection this is: data[0] of the hello.
+enum class Meeting : uint8_t { root = 1, tree = 2, council = 3 };
 
 struct JoinRequest {
   uint32_t ranks = 0;

@@ -2,6 +2,7 @@
 #include "src/communicator/bootstrap/tree.h"
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -17,7 +18,10 @@ constexpr milliseconds k_nap{250};
 
 }  // namespace
 
+Tree::Tree(Rank rank, uint32_t ranks) : rank_(rank), ranks_(ranks), owner_(::getpid()) {}
+
 Tree::~Tree() {
+  if (::getpid() != owner_) return;
   Lock lock(mutex_);
   flood(encode_frame(FrameType::goodbye, rank_, {}), nullptr);
   each_link([](Link& link) {
@@ -105,6 +109,7 @@ void Tree::dispatch(Link& link, Frame frame) {
     case FrameType::join:
     case FrameType::place:
     case FrameType::linked:
+    case FrameType::letter:
       break;
   }
   broke(Status(Code::remote_error, link.name + " sent a frame that has no place in the tree"),
@@ -161,6 +166,52 @@ Status Tree::interruption() const {
   if (posted_) return Status(Code::remote_error, "an error was posted: " + *posted_);
   return Status();
 }
+
+std::vector<Rank> Tree::lost() {
+  Lock lock(mutex_);
+  std::vector<Rank> ranks;
+  each_link([&](const Link& link) {
+    if (link.lost && !link.left) ranks.push_back(link.rank);
+  });
+  return ranks;
+}
+
+// --- the council
+
+void Tree::set_listener(Fd listener, const Key& key, uint32_t plan_format) {
+  listener_ = std::move(listener);
+  council_key_ = derive_key(key, "council");
+  plan_format_ = plan_format;
+}
+
+PackedAddress Tree::address() const {
+  Result<Address> at = local_address(listener_.get());
+  return at ? pack(*at) : PackedAddress{};
+}
+
+Status Tree::convene(const std::vector<PackedAddress>& addresses) {
+  Mesh::Options options{rank_, council_key_, plan_format_, std::move(listener_), {}};
+  const Result<Address> mine = local_address(options.listener.get());
+  if (!mine) return mine.status();
+  for (Rank r = 0; r < addresses.size(); ++r) {
+    Result<Address> at = unpack(addresses[r], mine->scope_id());
+    if (!at) return at.status().with_context("address of rank " + std::to_string(r));
+    options.addresses.push_back(*at);
+  }
+  Result<std::unique_ptr<Mesh>> mesh = Mesh::start(std::move(options));
+  if (mesh) mesh_ = std::move(*mesh);
+  return mesh.status();
+}
+
+void Tree::consult(const std::function<void(Council&)>& act) {
+  if (mesh_) mesh_->consult(act);
+}
+
+bool Tree::await(const std::function<bool(Council&)>& done, SocketDeadline deadline) {
+  return mesh_ && mesh_->await(done, deadline);
+}
+
+const std::string* Tree::revoked() const { return mesh_ ? mesh_->revoked() : nullptr; }
 
 // Sleeps in poll() without the lock, so that other threads can post and look.
 Status Tree::wait_until(Lock& lock, SocketDeadline deadline, const std::function<bool()>& done,

@@ -13,6 +13,7 @@
 
 #include "src/communicator/bootstrap/bootstrap.h"
 #include "src/communicator/bootstrap/channel.h"
+#include "src/communicator/bootstrap/mesh.h"
 
 namespace tutti {
 
@@ -27,7 +28,7 @@ struct Link {
 
 class Tree : public Bootstrap {
  public:
-  Tree(Rank rank, uint32_t ranks) : rank_(rank), ranks_(ranks) {}
+  Tree(Rank rank, uint32_t ranks);
   ~Tree() override;
 
   Result<std::vector<std::string>> all_gather(const std::string& mine,
@@ -36,6 +37,12 @@ class Tree : public Bootstrap {
   void post_error(const std::string& record) override;
   std::optional<std::string> posted_error() override;
   Status progress() override;
+  PackedAddress address() const override;
+  Status convene(const std::vector<PackedAddress>& addresses) override;
+  void consult(const std::function<void(Council&)>& act) override;
+  bool await(const std::function<bool(Council&)>& done, SocketDeadline deadline) override;
+  const std::string* revoked() const override;
+  std::vector<Rank> lost() override;
   size_t ticket_bytes() const override;
   Result<std::string> found(const Key& key, const BootstrapOptions& options) override;
   Result<std::unique_ptr<Bootstrap>> enter(std::string_view ticket, const Key& key,
@@ -45,6 +52,9 @@ class Tree : public Bootstrap {
   void set_parent(Rank rank, const std::string& name, Fd fd);
   void add_child(Rank rank, const std::string& name, Fd fd);
   size_t children() const { return children_.size(); }
+  // Where the council of this rank will be reached.
+  void set_listener(Fd listener, const Key& key, uint32_t plan_format);
+  bool has_listener() const { return static_cast<bool>(listener_); }
   void append_polls(std::vector<pollfd>* polls) const;
   // Moves frames; the first failure.
   Status pump();
@@ -80,6 +90,11 @@ class Tree : public Bootstrap {
 
   const Rank rank_;
   const uint32_t ranks_;
+  const pid_t owner_;  // a forked child says nothing to anybody
+  Fd listener_;        // until the mesh has it
+  Key council_key_{};
+  uint32_t plan_format_ = 0;
+  std::unique_ptr<Mesh> mesh_;
   std::mutex mutex_;
   std::optional<Link> parent_;
   std::vector<std::unique_ptr<Link>> children_;
