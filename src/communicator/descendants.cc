@@ -111,9 +111,9 @@ Communicator::Impl::Descendant Communicator::Impl::split(int color, int key, con
 Communicator::Impl::Descendant Communicator::Impl::enter(const std::string& ticket, const Key& key,
                                                          const BootstrapOptions& options,
                                                          const Config& config) {
-  Result<std::unique_ptr<Bootstrap>> bootstrap =
-      options.ranks == 1 ? std::move(Bootstrap::local(1).front())
-                         : bootstrap_->enter(ticket, key, options);
+  Result<std::unique_ptr<Bootstrap>> bootstrap = options.ranks == 1
+                                                     ? std::move(Bootstrap::local(1).front())
+                                                     : bootstrap_->enter(ticket, key, options);
   if (!bootstrap) return bootstrap.status();
   const Key of_this_ticket = hmac_sha256(key, {std::as_bytes(std::span(ticket))});
   return connect(std::move(*bootstrap), options.rank, options.ranks,

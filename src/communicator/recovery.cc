@@ -90,9 +90,9 @@ bool Communicator::Impl::await_council(const std::function<bool(Council&)>& done
 Result<Communicator::Agreement> Communicator::Impl::agree(uint64_t flags,
                                                           std::chrono::nanoseconds timeout) {
   TUTTI_RETURN_IF_ERROR(usable());
-  const auto patience = std::clamp<Clock::duration>(
-      std::chrono::duration_cast<Clock::duration>(timeout), Clock::duration::zero(),
-      std::chrono::hours(24 * 365));
+  const auto patience =
+      std::clamp<Clock::duration>(std::chrono::duration_cast<Clock::duration>(timeout),
+                                  Clock::duration::zero(), std::chrono::hours(24 * 365));
   bootstrap_->consult([&](Council& council) { council.agree(flags); });
   std::optional<Council::Verdict> verdict;
   std::vector<Rank> awaited;
@@ -129,8 +129,8 @@ Communicator::Impl::Descendant Communicator::Impl::shrink(std::span<const Rank> 
     if (!out.contains(r)) members.push_back(r);
   const Config& settings = config != nullptr ? *config : config_;
   const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
-  const BootstrapOptions options = bootstrap_options(
-      static_cast<Rank>(place), static_cast<uint32_t>(members.size()), settings);
+  const BootstrapOptions options =
+      bootstrap_options(static_cast<Rank>(place), static_cast<uint32_t>(members.size()), settings);
   // Other sets of survivors have other keys, and so can never join each other.
   const Key key = hmac_sha256(
       key_, {std::as_bytes(std::span("survivors", 9)), std::as_bytes(std::span(members))});
@@ -153,8 +153,7 @@ Result<std::string> Communicator::Impl::assemble(const std::set<Rank>& excluded,
   };
   std::vector<Rank> awaited;
   if (!await_council(settled, options.deadline - Clock::now(), &awaited)) {
-    word = Status(Code::timeout,
-                  fmt::format("{} has not come in time", describe_peers(awaited)));
+    word = Status(Code::timeout, fmt::format("{} has not come in time", describe_peers(awaited)));
   } else if (!word) {  // assembled, and this rank leads
     word = bootstrap_->found(key, options);
     if (*word) bootstrap_->consult([&](Council& council) { council.tell(**word); });

@@ -1,5 +1,5 @@
-// The council over a simulated network: letters of a pair in order, everything else at random; ranks
-// die between any two events. What must hold: nobody who gets a verdict gets another one than
+// The council over a simulated network: letters of a pair in order, everything else at random;
+// ranks die between any two events. What must hold: nobody who gets a verdict gets another one than
 // anybody else, and when the dust has settled every living rank has one.
 #include "src/communicator/bootstrap/council.h"
 
@@ -94,8 +94,8 @@ Outcome run_agreements(Network& net, uint32_t ranks, uint32_t rounds, uint32_t d
     for (Rank i = 0; i < ranks; ++i) {
       const Rank caller = (r + i) % ranks;
       collect(caller);
-      const bool due = net.lives(caller) && !waiting[caller] &&
-                       outcome.verdicts[caller].size() < rounds;
+      const bool due =
+          net.lives(caller) && !waiting[caller] && outcome.verdicts[caller].size() < rounds;
       if (due && net.random() % 3 == 0) {
         waiting[caller] = true;
         net.act(caller, [&](Council& c) { c.agree(~(uint64_t{1} << (caller % 64))); });
@@ -131,8 +131,7 @@ TEST(Council, AgreesWhateverDiesWhenever) {
       if (!verdict) continue;
       for (Rank gone : verdict->gone) ASSERT_FALSE(net.lives(gone));
       // AND of what the survivors passed: each of them cleared its own bit, and only that.
-      for (Rank r = 0; r < ranks; ++r)
-        ASSERT_EQ(verdict->flags >> r & uint64_t{net.lives(r)}, 0u);
+      for (Rank r = 0; r < ranks; ++r) ASSERT_EQ(verdict->flags >> r & uint64_t{net.lives(r)}, 0u);
       ASSERT_EQ(verdict->flags | ((uint64_t{1} << ranks) - 1), ~uint64_t{0});
     }
   }

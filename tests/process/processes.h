@@ -28,6 +28,11 @@ struct Board {
   UniqueId id;
   std::atomic<uint64_t> progress[k_most];  // whatever the body counts
   std::atomic<int> go{0};
+  // A second id, for those who join later.
+  std::atomic<int> second_ready{0};
+  UniqueId second;
+  std::atomic<int64_t> killed_at{0};  // steady clock, ns
+  double seconds[k_most][6];          // by rank: whatever the body measures
   char said[k_most][1024];
 };
 
@@ -36,15 +41,24 @@ using Body = std::function<std::string(Communicator&, Board&)>;
 
 class Job {
  public:
-  Job(uint32_t ranks, const Config& config, const Body& body) : ranks_(ranks) {
+  Job(uint32_t ranks, const Config& config, const Body& body)
+      : Job(
+            ranks, [&config](Rank) { return config; }, body) {}
+  Job(uint32_t ranks, const std::function<Config(Rank)>& config, const Body& body) : ranks_(ranks) {
     void* memory =
         mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     board_ = new (memory) Board;
     for (Rank r = 0; r < ranks; ++r) {
       const pid_t pid = fork();
-      if (pid == 0) _exit(run(r, config, body));
+      if (pid == 0) _exit(run(r, config(r), body));
       pids_.push_back(pid);
     }
+  }
+  // A process that is no rank from the start; its sentence is that of rank `as`.
+  void add(Rank as, const std::function<std::string(Board&)>& body) {
+    const pid_t pid = fork();
+    if (pid == 0) _exit(say(as, body(*board_)));
+    pids_.push_back(pid);
   }
   ~Job() {
     for (pid_t pid : pids_) kill(pid, SIGKILL);

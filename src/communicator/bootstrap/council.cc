@@ -266,8 +266,7 @@ void Council::on_agreement_letter(Rank from, Type type, std::string_view text) {
           return;
         opinion.heard = std::move(proposal);
       }
-      if (agreements_[number].verdict)
-        return announce(from, number, *agreements_[number].verdict);
+      if (agreements_[number].verdict) return announce(from, number, *agreements_[number].verdict);
       Agreement& agreement = agreements_[number];
       agreement.opinions[from] = std::move(opinion);
       learn(gone);
@@ -336,18 +335,18 @@ void Council::refuse(Rank to, uint64_t attempt, const Status& why) {
 }
 
 Status Council::disagreement(Rank other, const std::set<Rank>& theirs) const {
-  return Status(Code::invalid_usage, "rank " + std::to_string(other) + " excludes " +
-                                         list(theirs) + ", but rank " + std::to_string(rank_) +
-                                         " excludes " + list(assembly_->excluded));
+  return Status(Code::invalid_usage, "rank " + std::to_string(other) + " excludes " + list(theirs) +
+                                         ", but rank " + std::to_string(rank_) + " excludes " +
+                                         list(assembly_->excluded));
 }
 
 void Council::check_assembly() {
   if (word_) return;
   for (Rank r : gone_)
     if (member(r))
-      return end_assembly(Status(
-          Code::remote_error, "rank " + std::to_string(r) + " is gone and not among the excluded " +
-                                  list(assembly_->excluded)));
+      return end_assembly(Status(Code::remote_error, "rank " + std::to_string(r) +
+                                                         " is gone and not among the excluded " +
+                                                         list(assembly_->excluded)));
   for (auto at = entries_.begin(); at != entries_.end();) {
     const auto& [from, entry] = *at;
     const bool same = entry.excluded == assembly_->excluded;
