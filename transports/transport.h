@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -150,6 +151,9 @@ struct TransportOptions {
   bool process_vm = true;             // shm: allow process_vm_readv/writev where a probe succeeds
   Clock::duration connect_timeout = std::chrono::seconds(30);
   std::string host_id;  // shm: TUTTI_HOST_ID; only ranks with equal ids share a host
+  // Asked while connect() waits: why it need not wait any longer. A rank that dies then may not have
+  // come far enough for the transport to notice.
+  std::function<Status()> interrupted;
 };
 
 class Transport {

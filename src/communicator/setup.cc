@@ -180,6 +180,7 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   options.oversubscribed = policy_.spins == 0;
   options.process_vm = config_.process_vm;
   options.host_id = config_.host_id;
+  options.interrupted = [this] { return bootstrap_->progress(); };
   std::vector<std::unique_ptr<Transport>> transports;
   for (const std::string& name : names) {
     Result<std::unique_ptr<Transport>> made = make_transport(name, options, config_.fault);

@@ -15,6 +15,8 @@ namespace {
 // A connection that has not proven the key within this time is a stranger.
 constexpr std::chrono::seconds k_proof_time{10};
 constexpr size_t k_most_strangers = 64;
+// How long a wait is deaf to TransportOptions::interrupted.
+constexpr std::chrono::milliseconds k_longest_poll{20};
 
 std::string text_of(const std::array<char, 72>& reason) {
   return {reason.data(), ::strnlen(reason.data(), reason.size())};
@@ -74,7 +76,8 @@ Result<std::vector<PeerLink>> Rendezvous::run(Deadline deadline) {
     std::erase_if(pending_, [](const auto& pending) { return pending->stage == Stage::over; });
     if (settled()) break;
     if (Clock::now() >= deadline) break;
-    poll_sockets(deadline);
+    if (options_.interrupted) TUTTI_RETURN_IF_ERROR(options_.interrupted());
+    poll_sockets(std::min(deadline, Clock::now() + k_longest_poll));
   }
   for (Rank peer = 0; peer < peers_.size(); ++peer) {
     if (!open_[peer]) continue;

@@ -146,6 +146,7 @@ Status ShmTransport::agree_on_remote_memory(Deadline deadline) {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
       look_around();
       TUTTI_RETURN_IF_ERROR(LineTransport::progress());
+      if (options_.interrupted) TUTTI_RETURN_IF_ERROR(options_.interrupted());
       if (Clock::now() > deadline) {
         return Status(Code::timeout, "shm: " + name_of(peer) + " did not finish connecting");
       }
