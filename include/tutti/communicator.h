@@ -105,12 +105,14 @@ class Communicator {
   // Communicators from this one. `config` null: this one's settings.
   //
   // Collective over all ranks. Those that pass the same color (>= 0) form a communicator, ordered by
-  // key and then by rank here; k_no_color gives a null pointer.
+  // key and then by rank here; k_no_color gives a null pointer. Errors: invalid_argument on all ranks
+  // naming the one whose color is neither; the parent stays as it was.
   static constexpr int k_no_color = -1;
   Result<std::unique_ptr<Communicator>> split(int color, int key, const Config* config = nullptr);
   // Called by every rank that is not in `excluded` (the same set on each, any order); the others may
   // be dead. Keeps the order of ranks. Works after an error, abort() or revoke().
-  // Errors: invalid_argument (own rank or an unknown one excluded), timeout naming who did not come.
+  // Errors: invalid_argument (own rank or an unknown one excluded), invalid_usage naming ranks whose
+  // sets differ, remote_error naming a rank that died meanwhile, timeout naming who did not come.
   Result<std::unique_ptr<Communicator>> shrink(std::span<const Rank> excluded,
                                                const Config* config = nullptr);
   // The id under which new ranks enter: called by one rank, which hands it to them and to grow().
@@ -122,13 +124,15 @@ class Communicator {
                                              const Config* config = nullptr);
 
   // From any thread: stops the running operation here and on every rank that can be reached; later
-  // collectives return Code::aborted. Only failed(), agree(), shrink() and the destructor go on.
+  // collectives return Code::aborted, or the error that this rank had before. Only failed(),
+  // agree(), shrink() and the destructor go on. docs/fault_tolerance.md has the whole loop.
   void revoke(const std::string& reason);
   // Ranks that this rank knows to have died or left, ascending. Others may know more: agree().
   std::vector<Rank> failed() const;
   // Among the ranks that live (after ULFM's MPIX_Comm_agree): every one that returns ok returns the
   // same flags (AND of what the survivors passed) and the same failed set (their union), even when
-  // more ranks die meanwhile. Works on a broken or revoked communicator.
+  // more ranks die meanwhile. Works on a broken or revoked communicator. Errors: timeout naming the
+  // ranks that live, or may live, but did not answer; call again to resume (all attempts' flags count).
   struct Agreement {
     uint64_t flags = ~uint64_t{0};
     std::vector<Rank> failed;
