@@ -261,7 +261,7 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
         *entry.bound, {static_cast<const std::byte*>(send), static_cast<std::byte*>(call.recv)},
         signature);
   }
-  return status.ok() ? status : finish(std::move(status), "");
+  return settle(std::move(status), "");
 }
 
 Status Communicator::Impl::run_transfers(std::vector<Transfer> transfers) {
@@ -272,7 +272,7 @@ Status Communicator::Impl::run_transfers(std::vector<Transfer> transfers) {
   auto body = [this, transfers = std::move(transfers)] {
     return guarded([&] {
       Status status = exchange_->run(transfers);
-      return status.ok() ? status : finish(std::move(status), "send/recv");
+      return settle(std::move(status), "send/recv");
     });
   };
   if (pending_.load(std::memory_order_acquire) != 0 &&
@@ -389,6 +389,17 @@ std::string Communicator::Impl::describe_peer(Rank peer) const {
 }
 
 // --- the latch
+
+// A peer that has given up this call owns its buffers again: what this rank has read from them may be
+// anything. But it has posted its error before, so who finds none now has read the right bytes.
+Status Communicator::Impl::settle(Status status, const char* what) {
+  if (!status.ok()) return finish(std::move(status), what);
+  if (!reads_peers_) return status;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  for (const auto& t : router_->transports())
+    if (t->capabilities().pull && t->posted_error()) return adopted_error().value_or(error());
+  return status;
+}
 
 // The caller learns which call failed; the first cause of all ranks wins.
 Status Communicator::Impl::finish(Status status, const char* what) {

@@ -133,6 +133,7 @@ class Communicator::Impl final : public Monitor {
   Result<std::unique_ptr<Entry>> make_entry(const Call& call, const CallKey& key);
   Status run_entry(Entry& entry, const Call& call);
   Status finish(Status status, const char* what);
+  Status settle(Status status, const char* what);
 
   Status latch(Status status, Rank culprit);
   std::optional<Status> adopted_error();
@@ -174,6 +175,7 @@ class Communicator::Impl final : public Monitor {
   std::unique_ptr<SharedDirect> shared_;
   std::unique_ptr<Exchange> exchange_;
   WaitPolicy policy_;
+  bool reads_peers_ = false;    // some transport lets this rank read its peers' memory
   bool by_reference_ = false;   // on every rank, receivers read senders' memory
   void* fork_guard_ = nullptr;  // a page that is zero in a forked child
 

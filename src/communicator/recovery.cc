@@ -129,11 +129,21 @@ Communicator::Impl::Descendant Communicator::Impl::shrink(std::span<const Rank> 
     if (!out.contains(r)) members.push_back(r);
   const Config& settings = config != nullptr ? *config : config_;
   const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
-  const BootstrapOptions options =
+  BootstrapOptions options =
       bootstrap_options(static_cast<Rank>(place), static_cast<uint32_t>(members.size()), settings);
   // Other sets of survivors have other keys, and so can never join each other.
   const Key key = hmac_sha256(
       key_, {std::as_bytes(std::span("survivors", 9)), std::as_bytes(std::span(members))});
+  // The leader is connected to all of them and so sees whoever dies on the way.
+  options.interrupted = [this, &members] {
+    std::optional<Rank> dead;
+    bootstrap_->consult([&](const Council& council) {
+      for (Rank r : members)
+        if (council.gone().contains(r)) dead = r;
+    });
+    return dead ? Status(Code::remote_error, describe_peer(*dead) + " has died meanwhile")
+                : Status();
+  };
   Result<std::string> ticket = std::string();
   if (members.size() > 1) ticket = assemble(out, key, options);
   if (!ticket) return ticket.status();

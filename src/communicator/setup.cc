@@ -49,7 +49,7 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
 BootstrapOptions Communicator::Impl::bootstrap_options(Rank rank, uint32_t ranks,
                                                        const Config& config) {
   return {rank,          ranks, config.socket_interface, config.socket_family,
-          after(config.init_timeout), k_plan_format};
+          after(config.init_timeout), k_plan_format, {}};
 }
 
 Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::join(const UniqueId& id, Rank rank,
@@ -223,6 +223,7 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
 // Which shortcuts all ranks can take.
 Status Communicator::Impl::settle_paths(Deadline deadline) {
   uint8_t bits = k_all_pull | k_all_shared;
+  for (const auto& t : router_->transports()) reads_peers_ |= t->capabilities().pull;
   for (Rank r = 0; r < ranks_ && ranks_ > 1; ++r)
     if (r != rank_ && !router_->transport(r).capabilities().pull) bits &= ~k_all_pull;
   // One transport for everybody, with windows.

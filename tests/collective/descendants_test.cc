@@ -293,7 +293,7 @@ TEST(Grow, RefusesWhatCannotBeOnEveryRank) {
 
 TEST(Grow, NamesTheNewcomerThatDoesNotCome) {
   Config config;
-  config.init_timeout = 1;
+  config.init_timeout = 3;  // the root needs a part of it to tell everybody
   Communicators world = make_world(2, config);
   Result<UniqueId> id = world[0]->grow_id();
   ASSERT_TRUE(id.ok());

@@ -31,6 +31,8 @@ struct BootstrapOptions {
   std::string family;
   std::chrono::steady_clock::time_point deadline;
   uint32_t plan_format = 0;  // k_plan_format; ranks that differ are refused by name
+  // Asked while join() waits: why there is no point in it any more.
+  std::function<Status()> interrupted = {};
 };
 
 class Bootstrap {

@@ -12,6 +12,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr seconds k_handshake_timeout{10};
+// How long a wait is deaf to BootstrapOptions::interrupted.
+constexpr milliseconds k_nap{20};
 constexpr size_t k_max_strangers = 64;
 constexpr int k_max_evictions = 10;
 
@@ -199,6 +201,7 @@ Status Joiner::complete() {
     TUTTI_RETURN_IF_ERROR(listen_to_root());
     TUTTI_RETURN_IF_ERROR(tree_->pump());
     if (complete_yet()) break;
+    if (options_.interrupted) TUTTI_RETURN_IF_ERROR(options_.interrupted());
     if (SocketClock::now() >= options_.deadline) {
       return Status(Code::timeout, "not all ranks have joined in time");
     }
@@ -219,6 +222,7 @@ bool Joiner::complete_yet() {
 void Joiner::sleep() {
   std::vector<pollfd> polls;
   SocketDeadline deadline = options_.deadline;
+  if (options_.interrupted) deadline = std::min(deadline, SocketClock::now() + k_nap);
   tree_->append_polls(&polls);
   if (root_) polls.push_back({root_->fd(), root_->events(), 0});
   if (listener_) polls.push_back({listener_.get(), POLLIN, 0});
