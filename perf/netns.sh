@@ -1,6 +1,6 @@
 #!/bin/bash
 # Four network namespaces as hosts on one machine, two ranks each, links shaped to 1 Gbit/s both ways:
-# tutti, Open MPI and Gloo in turns over the same sizes.  Needs root (CAP_NET_ADMIN) and iproute2.
+# tutti, Open MPI and Gloo in turns over the same sizes, beside what bare sockets need for the bytes.  Needs root (CAP_NET_ADMIN) and iproute2.
 #
 #   perf/netns.sh [--bin DIR] [--rate 1gbit|none] [--sizes "64K 1M 64M"] [--repeats 3] [--out FILE]
 #   perf/netns.sh agent HOST COMMAND...    (what tutti run and mpirun start ranks with)
@@ -123,6 +123,17 @@ run_gloo() {  # run_gloo ALGORITHM SIZE
   wait "${pids[@]}"
 }
 
+# Bare sockets move what an all-reduce of SIZE must: 1.5 times SIZE out of each of four hosts and in.
+floor() {  # floor SIZE
+  local bytes index addresses=()
+  bytes=$(($(numfmt --from=iec "$1") * 3 / 2))
+  for ((index = 1; index <= hosts; ++index)); do addresses+=("10.77.0.$index:7000"); done
+  for ((index = hosts - 1; index >= 0; --index)); do
+    "${limit[@]}" ip netns exec "$prefix$index" "$bin/link_floor" $index "$bytes" 5 "${addresses[@]}" &
+  done | sed "s/^/# floor of $1, bare sockets, 1.5 x $1 over every link both ways: /; s/$/ ms/" >&2
+  wait
+}
+
 try() {  # a configuration that fails is named, the others go on
   "$@" > "$work/log" 2>&1 ||
     { echo "# failed: $* : $(grep -v '^$' "$work/log" | tail -1)" >&2; }
@@ -132,6 +143,7 @@ up
 echo "# $hosts hosts x $ranks_per_host ranks, $rate" >&2
 for ((repeat = 0; repeat < repeats; ++repeat)); do
   for size in $sizes; do
+    [[ ! -x $bin/link_floor ]] || floor "$size"
     try run_tutti default "$size"
     try run_tutti ring "$size" TUTTI_TUNE=all_reduce:0-inf:ring
     for algorithm in double_binary_tree hierarchical_scatter hierarchical_leader; do
