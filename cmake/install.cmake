@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/tutti)
 install(TARGETS tutti EXPORT tutti-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # The NCCL drop-in. Where a real NCCL lives in the prefix, choose another prefix: the names are its.
-install(TARGETS nccl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS nccl nccl_audit LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
   FILES_MATCHING PATTERN "*.h")
 install(EXPORT tutti-targets NAMESPACE tutti:: FILE tuttiTargets.cmake DESTINATION ${package_folder})

@@ -86,8 +86,12 @@ typedef struct ncclCommProperties {
   bool cftCountedSupport;
 } ncclCommProperties_t;
 
-#define NCCL_COMM_PROPERTIES_INITIALIZER \
-  { sizeof(ncclCommProperties_t), NCCL_API_MAGIC, NCCL_VERSION_CODE }
+#define NCCL_COMM_PROPERTIES_INITIALIZER                                                    \
+  {                                                                                         \
+    sizeof(ncclCommProperties_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, 0, 0, 0, 0, false,     \
+        false, NCCL_GIN_TYPE_NONE, 0, false, NCCL_GIN_TYPE_NONE, 0, 0,                      \
+        NCCL_GIN_CONNECTION_NONE, {false}, 0, false, false, false                           \
+  }
 
 ncclResult_t ncclCommQueryProperties(ncclComm_t comm, ncclCommProperties_t* props);
 ncclResult_t pncclCommQueryProperties(ncclComm_t comm, ncclCommProperties_t* props);

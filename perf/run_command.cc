@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
@@ -114,6 +116,31 @@ std::string own_path() {
   ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
   path.resize(length > 0 ? static_cast<size_t>(length) : 0);
   return path;
+}
+
+// LIBRARY put before what a list of libraries or folders holds already.
+std::string before(const std::string& first, const char* variable, const char* separator) {
+  const char* present = std::getenv(variable);
+  const bool more = present != nullptr && *present != '\0';
+  return std::string(variable) + "=" + first + (more ? separator + std::string(present) : "");
+}
+
+// What makes the ranks load tutti where they ask for NCCL (docs/nccl.md): by name, by path, through
+// vLLM's own variable.
+Result<std::vector<std::string>> nccl_environment(const std::string& tutti) {
+  const std::string program = tutti.substr(0, tutti.rfind('/') + 1);
+  for (const char* folder : {"../lib", "../lib64", "../lib/x86_64-linux-gnu"}) {
+    const std::string found = program + folder;
+    char absolute[PATH_MAX];
+    if (::realpath(found.c_str(), absolute) == nullptr) continue;
+    const std::string library = std::string(absolute) + "/libnccl.so.2";
+    if (::access(library.c_str(), R_OK) != 0) continue;
+    return std::vector<std::string>{
+        before(absolute, "LD_LIBRARY_PATH", ":"), before(library, "LD_PRELOAD", ":"),
+        before(std::string(absolute) + "/libtutti_nccl_audit.so", "LD_AUDIT", ":"),
+        "VLLM_NCCL_SO_PATH=" + library};
+  }
+  return Status(Code::system_error, "--nccl: no libnccl.so.2 in a lib folder beside " + program);
 }
 
 // "ssh -p 7" with host "a" -> {ssh, -p, 7, a, PATH, run, --agent}; "{host}" says where it goes.
@@ -263,6 +290,7 @@ int run_main(int argc, char** argv) {
   std::string bind = "none";
   std::vector<std::string> variables;
   bool is_agent = false;
+  bool nccl = false;
   app.add_option("-n,--ranks", job.ranks, "number of ranks")->check(CLI::Range(1, 65536));
   app.add_option("--hosts", hosts_file, "file of hosts, \"name slots=4\" a line");
   app.add_option("--host-agent", agent, "command that runs its arguments on {host}");
@@ -274,6 +302,8 @@ int run_main(int argc, char** argv) {
   app.add_flag("--label", job.label, "put [rank] before every line of output");
   app.add_option("--cpu-bind", bind, "none, or core: each rank on its share of the CPUs")
       ->check(CLI::IsMember({"none", "core"}));
+  app.add_flag("--nccl", nccl,
+               "the program loads tutti where it asks for NCCL (-n 1 unless given)");
   app.add_flag("--agent", is_agent)->group("");
   app.prefix_command();
   CLI11_PARSE(app, argc, argv);
@@ -286,6 +316,12 @@ int run_main(int argc, char** argv) {
   Result<std::vector<std::string>> environment = environment_for(variables, !hosts_file.empty());
   if (!environment.ok()) return complain(environment.status().message(), 2);
   job.environment = *environment;
+  if (nccl) {
+    Result<std::vector<std::string>> loading = nccl_environment(path);
+    if (!loading.ok()) return complain(loading.status().message(), 2);
+    job.environment.insert(job.environment.end(), loading->begin(), loading->end());
+    if (hosts_file.empty() && job.ranks == 0) job.ranks = 1;
+  }
   if (hosts_file.empty()) {
     if (job.ranks == 0) return complain("how many ranks? (-n N)", 2);
     job.local_ranks = job.ranks;

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <numeric>
 
@@ -25,7 +26,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_SPIN",       "TUTTI_FAULT",         "TUTTI_DEBUG",         "TUTTI_DEBUG_FILE",
     "TUTTI_RANK",       "TUTTI_SIZE",          "TUTTI_LOCAL_RANK",    "TUTTI_LOCAL_SIZE",
     "TUTTI_ID",         "TUTTI_ID_FD",         "TUTTI_ROOT",          "TUTTI_PORT",
-    "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES",
+    "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES", "TUTTI_REPORT_VERSION",
 };
 
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};
@@ -149,6 +150,39 @@ void read_debug(Reader* reader, Config* config) {
   config->debug = level;
 }
 
+// NCCL's switches for what a rank may use, where no TUTTI_* name says otherwise.
+void read_nccl_switches(Reader* reader, const Variables& variables, Config* config) {
+  bool no_shm = false, no_peer_memory = false;
+  reader->flag("NCCL_SHM_DISABLE", &no_shm);
+  reader->flag("NCCL_P2P_DISABLE", &no_peer_memory);
+  if (no_shm && config->transports.empty()) config->transports = {"local", "tcp"};
+  if (no_peer_memory && variables.count("TUTTI_PROCESS_VM") == 0) config->process_vm = false;
+  if (variables.count("TUTTI_SOCKET_CONNECTIONS") == 0) {
+    uint32_t threads = 1, each = 1;
+    reader->number<uint32_t>("NCCL_SOCKET_NTHREADS", 1, 64, &threads);
+    reader->number<uint32_t>("NCCL_NSOCKS_PERTHREAD", 1, 64, &each);
+    if (threads * each > 1) config->socket_connections = std::min(threads * each, 64u);
+  }
+  if (const std::string* algorithms = reader->find({"NCCL_ALGO"}); algorithms && config->tune.empty())
+    config->tune = tune_from_nccl_algo(*algorithms);
+}
+
+// Lines of NAME=VALUE; "#" begins a comment. What is set already stays.
+void add_nccl_file(const std::string& path, Variables* variables) {
+  auto trimmed = [](const std::string& text) {
+    const size_t begin = text.find_first_not_of(" \t\r");
+    const size_t end = text.find_last_not_of(" \t\r");
+    return begin == std::string::npos ? std::string() : text.substr(begin, end + 1 - begin);
+  };
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    const size_t equals = line.find('=');
+    if (equals == std::string::npos) continue;
+    const std::string name = trimmed(line.substr(0, equals));
+    if (name.starts_with("NCCL_")) variables->emplace(name, trimmed(line.substr(equals + 1)));
+  }
+}
+
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});
@@ -174,6 +208,15 @@ Variables read_environment() {
     if (equals == std::string_view::npos) continue;
     variables.emplace(text.substr(0, equals), text.substr(equals + 1));
   }
+  // NCCL's settings may also stand in files.
+  const auto named = variables.find("NCCL_CONF_FILE");
+  const auto home = variables.find("HOME");
+  if (named != variables.end()) {
+    add_nccl_file(named->second, &variables);
+  } else if (home != variables.end()) {
+    add_nccl_file(home->second + "/.nccl.conf", &variables);
+  }
+  add_nccl_file("/etc/nccl.conf", &variables);
   return variables;
 }
 
@@ -196,6 +239,7 @@ Result<Config> config_from(const Variables& variables) {
   reader.number<size_t>("TUTTI_SLOT_BYTES", 1024, size_t{1} << 30, &config.slot_bytes);
   reader.number<uint32_t>("TUTTI_SPIN", 0, 1u << 30, &config.spin);
   reader.text({"TUTTI_FAULT"}, &config.fault);
+  read_nccl_switches(&reader, variables, &config);
   read_debug(&reader, &config);
   reader.text({"TUTTI_DEBUG_FILE", "NCCL_DEBUG_FILE"}, &config.debug_file);
   if (!reader.status().ok()) return reader.status();

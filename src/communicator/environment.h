@@ -16,13 +16,18 @@ namespace tutti {
 
 using Variables = std::map<std::string, std::string>;
 
-// The environment of this process (config.cc).
+// The environment of this process, and NCCL_* from NCCL's files where they are not set: the one that
+// NCCL_CONF_FILE names or ~/.nccl.conf, then /etc/nccl.conf (config.cc).
 Variables read_environment();
 // Config::from_environment() on given variables.
 Result<Config> config_from(const Variables& variables);
 // "TUTTI_SOKET_IFNAME is not a setting; did you mean TUTTI_SOCKET_IFNAME?", one sentence for each
 // TUTTI_* variable that nothing reads.
 std::vector<std::string> unknown_variables(const Variables& variables);
+
+// NCCL_ALGO ("Ring", "Tree", "allreduce:tree;broadcast:ring") as a Config::tune. Names that tutti does
+// not have, and exclusions (^), leave the choice to the planner.
+std::string tune_from_nccl_algo(const std::string& algorithms);
 
 struct LaunchInfo {
   Rank rank = 0;

@@ -19,7 +19,6 @@
 #include <string>
 #include <vector>
 
-#include "src/nccl/fallback.h"
 #include "src/nccl/handles.h"
 #include "src/nccl/operation.h"
 #include "src/nccl/public.h"
@@ -153,7 +152,6 @@ class Comm : public std::enable_shared_from_this<Comm> {
   std::mutex memory_mutex_;
   std::set<const void*> registrations_, windows_;
 
-  Fallback fallback_;
   Lane lane_;  // last: its jobs use all of the above
 };
 

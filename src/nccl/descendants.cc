@@ -13,8 +13,6 @@ namespace {
 
 using Made = Result<std::unique_ptr<Communicator>>;
 
-Status not_yet() { return invalid_usage("tutti::Communicator cannot revoke and shrink yet"); }
-
 // A child of `parent`, made by `make` on the parent's lane. Its rank and size are known when it is
 // ready.
 Status launch_child(ncclComm_t* out, const std::shared_ptr<Comm>& parent,
@@ -51,7 +49,9 @@ Status split(ncclComm_t handle, int color, int key, ncclComm_t* out, const ncclC
     const int wanted = part ? color : Communicator::k_no_color;
     if (!revoked) return parent.split(wanted, key);
     // A revoked communicator only shrinks: everybody stays, and the healthy one is split.
-    return not_yet();
+    Made healthy = parent.shrink({});
+    if (!healthy) return healthy;
+    return (*healthy)->split(wanted, key);
   };
   if (!part) {
     Result<Settings> settings = read_config(config, found.comm->settings());
@@ -85,12 +85,9 @@ Status shrink(ncclComm_t handle, const int* excluded, int count, ncclComm_t* out
     return invalid_argument(
         fmt::format("rank {} excludes itself; only ranks that stay call this", comm.rank()));
   if (flags == NCCL_SHRINK_ABORT) TUTTI_RETURN_IF_ERROR(comm.revoke());
-  return launch_child(
-      out, found.comm.shared(), config,
-      [ranks = std::vector<Rank>(out_of.begin(), out_of.end())](Communicator& parent) {
-        static_cast<void>(parent);
-        return not_yet();
-      });
+  return launch_child(out, found.comm.shared(), config,
+                      [ranks = std::vector<Rank>(out_of.begin(), out_of.end())](
+                          Communicator& parent) { return parent.shrink(ranks); });
 }
 
 Status grow(ncclComm_t handle, int nranks, const ncclUniqueId* id, int rank, ncclComm_t* out,
@@ -134,7 +131,8 @@ Status Comm::revoke() {
   if (running == nullptr) return invalid_usage("the communicator is still being made");
   if (finalized_.load())
     return invalid_usage(fmt::format("rank {}: the communicator was finalized", rank()));
-  return not_yet();
+  if (!revoked_.exchange(true)) running->revoke(fmt::format("revoked by rank {}", rank()));
+  return {};
 }
 
 }  // namespace tutti::nccl

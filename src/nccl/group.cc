@@ -75,15 +75,15 @@ Status Group::run(Content content) {
       if (task.cancel) task.cancel(result);
   if (!result.ok()) content.tasks.clear();
 
-  for (Task& task : content.tasks)
-    if (task.handle != nullptr)
-      // The pin keeps a destroy in another thread waiting until the operations have run.
-      task.body = [comm = task.comm, handle = task.handle,
-                   operations = std::move(task.operations)]() mutable -> Status {
-        Found found = find(handle);
-        if (!found.status.ok()) return found.status;
-        return comm->execute(operations);
-      };
+  // Destroy and abort wait for lanes; the pins make them wait for what runs in this thread as well.
+  std::vector<CommTable::Pin> pins;
+  for (Task& task : content.tasks) {
+    if (task.handle == nullptr) continue;
+    pins.push_back(comms().pin(task.handle));
+    task.body = [comm = task.comm.get(), operations = std::move(task.operations)]() mutable {
+      return comm->execute(operations);
+    };
+  }
 
   auto outcome = std::make_shared<Outcome>();
   outcome->statuses.resize(content.tasks.size());
@@ -120,6 +120,7 @@ Status Group::run(Content content) {
       }
     }
   }
+  pins.clear();
   for (const auto& body : content.last)
     if (Status status = body(); result.ok()) result = std::move(status);
   return result.ok() && unfinished ? in_progress() : result;

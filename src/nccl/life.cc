@@ -210,7 +210,7 @@ ncclResult_t pncclCommInitRankScalable(ncclComm_t* newcomm, int nranks, int myra
 }
 
 ncclResult_t pncclCommInitAll(ncclComm_t* comm, int ndev, const int* devlist) {
-  return answer("ncclCommInitAll", [&] { return init_all(comm, ndev, devlist); });
+  return answer("ncclCommInitAll", [&] { return in_group(init_all(comm, ndev, devlist)); });
 }
 
 ncclResult_t pncclCommFinalize(ncclComm_t handle) {

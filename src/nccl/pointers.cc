@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <link.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,6 +10,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 namespace tutti::nccl {
 namespace {
@@ -41,19 +44,46 @@ bool writable_word(uintptr_t address) {
          errno != EFAULT;
 }
 
-// CUDA's driver knows its own pointers. Without a loaded driver there are none.
+using GetAttribute = int (*)(void*, int, unsigned long long);
+
+// Libraries loaded so far; the dynamic linker tells it with the first of them.
+int count_loads(dl_phdr_info* info, size_t, void* loads) {
+  *static_cast<unsigned long long*>(loads) = info->dlpi_adds;
+  return 1;
+}
+
+int find_driver(dl_phdr_info* info, size_t, void* path) {
+  const std::string_view name = info->dlpi_name;
+  if (name.find("/libcuda.so") == std::string_view::npos) return 0;
+  *static_cast<std::string*>(path) = name;
+  return 1;
+}
+
+// cuPointerGetAttribute of the driver that this process has loaded, or null: then there are no
+// device pointers. Looked for again only when libraries were loaded since.
+GetAttribute driver_attribute() {
+  static std::atomic<unsigned long long> seen{0};
+  static std::atomic<GetAttribute> attribute{nullptr};
+  unsigned long long loads = 0;
+  dl_iterate_phdr(count_loads, &loads);
+  if (attribute.load() != nullptr || loads == seen.load()) return attribute.load();
+  std::string path;
+  if (dl_iterate_phdr(find_driver, &path) == 1)
+    if (void* driver = ::dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY))  // and so it stays loaded
+      attribute.store(reinterpret_cast<GetAttribute>(::dlsym(driver, "cuPointerGetAttribute")));
+  seen.store(loads);
+  return attribute.load();
+}
+
+// CUDA's driver knows its own pointers.
 bool is_device_memory(uintptr_t address) {
   constexpr int k_memory_type = 2, k_is_managed = 8;  // CUpointer_attribute
   constexpr unsigned k_device = 2;                    // CUmemorytype
-  using GetAttribute = int (*)(void*, int, unsigned long long);
-  void* driver = ::dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
-  if (driver == nullptr) return false;
-  const auto get = reinterpret_cast<GetAttribute>(::dlsym(driver, "cuPointerGetAttribute"));
+  const GetAttribute get = driver_attribute();
   unsigned type = 0, managed = 0;
-  const bool device = get != nullptr && get(&type, k_memory_type, address) == 0 && type == k_device;
-  if (device) get(&managed, k_is_managed, address);
-  ::dlclose(driver);
-  return device && managed == 0;
+  if (get == nullptr || get(&type, k_memory_type, address) != 0 || type != k_device) return false;
+  get(&managed, k_is_managed, address);
+  return managed == 0;
 }
 
 Place look(uintptr_t first, uintptr_t last, bool writable) {

@@ -1,9 +1,12 @@
 #include "src/nccl/variables.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <iterator>
 
 #include "src/communicator/environment.h"
+#include "src/nccl/errors.h"
 #include "src/nccl/log.h"
 
 namespace tutti::nccl {
@@ -146,7 +149,9 @@ constexpr Variable k_variables[] = {
 
 void report() {
   if (logs(LogLevel::version, Subsystem::none))
-    log_line(LogLevel::version, Subsystem::none, "NCCL version 2.28.9 API served by tutti");
+    log_line(LogLevel::version, Subsystem::none,
+             fmt::format("NCCL version {}.{}.{}+tutti", reported_version() / 10000,
+                         reported_version() / 100 % 100, reported_version() % 100));
   const Variables set = read_environment();
   for (const auto& [name, value] : set) {
     if (!name.starts_with("NCCL_")) continue;

@@ -37,7 +37,7 @@ const std::vector<Room>& rooms() {
        {"src/communicator", "transports", "src/base", "include"}},
       {"perf",
        {"src/communicator", "src/communicator/bootstrap", "src/planner", "src/executor",
-        "src/algorithms", "src/plan", "transports", "kernels", "src/base"}},
+        "src/algorithms", "src/plan", "transports", "kernels", "src/base", "include"}},
       {"include", {}},
       {"include/tutti", {}},
   };

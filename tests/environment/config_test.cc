@@ -1,5 +1,9 @@
 // Settings: every variable, its checks, its NCCL name, and what is misspelt.
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
 
 #include "src/communicator/environment.h"
 
@@ -64,6 +68,56 @@ TEST(Config, nccl_names_are_second_to_ours) {
   EXPECT_EQ(config.debug_file, "stderr");
   variables["TUTTI_SOCKET_IFNAME"] = "eth";
   EXPECT_EQ(config_from(variables)->socket_interface, "eth");
+}
+
+TEST(Config, nccl_switches) {
+  Config config = config_from({{"NCCL_SHM_DISABLE", "1"},
+                               {"NCCL_P2P_DISABLE", "1"},
+                               {"NCCL_SOCKET_NTHREADS", "4"},
+                               {"NCCL_NSOCKS_PERTHREAD", "2"},
+                               {"NCCL_ALGO", "Tree"}})
+                      .value();
+  EXPECT_EQ(config.transports, (std::vector<std::string>{"local", "tcp"}));
+  EXPECT_FALSE(config.process_vm);
+  EXPECT_EQ(config.socket_connections, 8u);
+  EXPECT_EQ(config.tune,
+            "all_reduce:0-inf:double_binary_tree;broadcast:0-inf:double_binary_tree;"
+            "reduce:0-inf:double_binary_tree");
+  config = config_from({{"NCCL_SHM_DISABLE", "1"},
+                        {"TUTTI_TRANSPORTS", "shm"},
+                        {"NCCL_ALGO", "ring"},
+                        {"TUTTI_TUNE", "all_reduce:0-inf:direct_one_shot"}})
+               .value();
+  EXPECT_EQ(config.transports, std::vector<std::string>{"shm"});
+  EXPECT_EQ(config.tune, "all_reduce:0-inf:direct_one_shot");
+}
+
+TEST(Config, nccl_algorithms) {
+  EXPECT_EQ(tune_from_nccl_algo("allreduce:tree;broadcast:ring"),
+            "all_reduce:0-inf:double_binary_tree;broadcast:0-inf:ring");
+  EXPECT_EQ(tune_from_nccl_algo("NVLS,Ring;allreduce:Tree"),
+            "all_reduce:0-inf:double_binary_tree;broadcast:0-inf:ring;reduce:0-inf:ring;"
+            "all_gather:0-inf:ring;reduce_scatter:0-inf:ring");
+  EXPECT_EQ(tune_from_nccl_algo("^tree"), "");
+  EXPECT_EQ(tune_from_nccl_algo("collnet"), "");
+  EXPECT_EQ(tune_from_nccl_algo(""), "");
+  EXPECT_EQ(tune_from_nccl_algo(";;:,"), "");
+}
+
+TEST(Config, nccl_settings_in_a_file) {
+  const std::string path = testing::TempDir() + "/tutti_nccl.conf";
+  std::ofstream(path) << "# comment\nNCCL_HOSTID=from file\n NCCL_DEBUG = INFO \nHOME=nowhere\n"
+                      << "no value\nNCCL_SOCKET_FAMILY=AF_INET6\n";
+  ::setenv("NCCL_CONF_FILE", path.c_str(), 1);
+  ::setenv("NCCL_SOCKET_FAMILY", "AF_INET", 1);
+  const Variables variables = read_environment();
+  ::unsetenv("NCCL_CONF_FILE");
+  ::unsetenv("NCCL_SOCKET_FAMILY");
+  ::unlink(path.c_str());
+  EXPECT_EQ(variables.at("NCCL_HOSTID"), "from file");
+  EXPECT_EQ(variables.at("NCCL_DEBUG"), "INFO");
+  EXPECT_EQ(variables.at("NCCL_SOCKET_FAMILY"), "AF_INET") << "the environment wins";
+  EXPECT_NE(variables.count("HOME") != 0 ? variables.at("HOME") : "", "nowhere");
 }
 
 TEST(Config, bad_values_name_the_variable_and_the_value) {

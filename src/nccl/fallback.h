@@ -1,5 +1,0 @@
-// placeholder
-#pragma once
-namespace tutti::nccl {
-class Fallback {};
-}  // namespace tutti::nccl

@@ -1,0 +1,1 @@
+#include "tests/nccl/client.h"

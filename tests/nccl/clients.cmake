@@ -1,0 +1,28 @@
+# Programs that know only NCCL: built against this header, and against NVIDIA's where there is one.
+enable_language(C)
+foreach(language c cpp)
+  set(extension ${language})
+  if(language STREQUAL "cpp")
+    set(extension cc)
+  endif()
+  add_executable(nccl_client_${language} nccl/client_${language}.${extension})
+  target_link_libraries(nccl_client_${language} PRIVATE nccl)
+endforeach()
+add_executable(nccl_path_client nccl/path_client.c)
+target_link_libraries(nccl_path_client PRIVATE ${CMAKE_DL_LIBS})
+add_library(nccl_foreign SHARED nccl/foreign.c)
+set_target_properties(nccl_foreign PROPERTIES OUTPUT_NAME nccl SOVERSION 2 C_VISIBILITY_PRESET default
+                      LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib/foreign)
+add_dependencies(test_nccl nccl_client_c nccl_client_cpp nccl_path_client nccl_foreign nccl_audit
+                 run_program)
+
+# TUTTI_FOREIGN_NCCL: a folder with NVIDIA's nccl.h and CUDA's headers.
+file(GLOB cuda_folders /usr/local/cuda*/include)
+find_path(TUTTI_FOREIGN_NCCL NAMES nccl.h PATHS ${cuda_folders} NO_DEFAULT_PATH)
+if(TUTTI_FOREIGN_NCCL)
+  add_executable(nccl_client_foreign nccl/client_cpp.cc)
+  set_target_properties(nccl_client_foreign PROPERTIES
+    INCLUDE_DIRECTORIES "${TUTTI_FOREIGN_NCCL};${PROJECT_SOURCE_DIR}")
+  target_link_libraries(nccl_client_foreign PRIVATE nccl)
+  add_dependencies(test_nccl nccl_client_foreign)
+endif()
