@@ -1,0 +1,287 @@
+// Prices of links and kernels, and profiles as JSON.
+#include "src/cost/profile.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+namespace tutti {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view k_format = "tutti profile 1";
+constexpr std::string_view k_directions[] = {"out", "in"};
+
+// Reads one object: every key must be known and of the right kind.
+class Reader {
+ public:
+  Reader(const Json& object, std::string path) : object_(object), path_(std::move(path)) {}
+
+  // The error so far; the first one stays.
+  const Status& status() const { return status_; }
+  void fail(std::string_view key, std::string_view expected) {
+    if (!status_.ok()) return;
+    const auto found = object_.is_object() ? object_.find(std::string(key)) : object_.end();
+    std::string got = "nothing";
+    if (!object_.is_object()) {
+      got = shown(object_);
+    } else if (found != object_.end()) {
+      got = shown(*found);
+    }
+    status_ = {Code::invalid_argument,
+               fmt::format("profile: {}: expected {}, found {}", full(key), expected, got)};
+  }
+  void take(const Status& status) {
+    if (status_.ok()) status_ = status;
+  }
+
+  bool is_object() {
+    if (!object_.is_object()) fail("", "an object");
+    return object_.is_object();
+  }
+  void only(const std::vector<std::string_view>& keys) {
+    if (!is_object()) return;
+    for (const auto& [key, value] : object_.items())
+      if (std::find(keys.begin(), keys.end(), key) == keys.end())
+        fail(key, fmt::format("one of the keys {}", fmt::join(keys, ", ")));
+  }
+  const Json* find(std::string_view key) const {
+    const auto found = object_.find(std::string(key));
+    return found == object_.end() ? nullptr : &*found;
+  }
+  std::string full(std::string_view key) const {
+    if (key.empty()) return path_.empty() ? "the profile" : path_;
+    return path_.empty() ? std::string(key) : path_ + "." + std::string(key);
+  }
+
+  void text(std::string_view key, std::string* value) {
+    const Json* j = find(key);
+    if (j == nullptr) return;
+    if (!j->is_string()) return fail(key, "a text");
+    *value = j->get<std::string>();
+  }
+  // A number in [least, most]; absent leaves *value alone.
+  template <class T>
+  void number(std::string_view key, double least, double most, std::string_view what, T* value) {
+    const Json* j = find(key);
+    if (j == nullptr) return;
+    const double d = j->is_number() ? j->get<double>() : std::nan("");
+    if (!(d >= least && d <= most)) return fail(key, what);
+    *value = d;
+  }
+  template <class T>
+  void seconds(std::string_view key, T* value) {
+    number(key, 0, 3600, "seconds, 0 to 3600", value);
+  }
+  template <class T>
+  void per_byte(std::string_view key, T* value) {
+    number(key, 0, 1, "seconds per byte, 0 to 1", value);
+  }
+
+ private:
+  static std::string shown(const Json& j) {
+    std::string text = j.dump(-1, ' ', true, Json::error_handler_t::replace);
+    return text.size() > 40 ? text.substr(0, 40) + "..." : text;
+  }
+
+  const Json& object_;
+  std::string path_;
+  Status status_;
+};
+
+Status read_link(const Json& json, const std::string& path, LinkCost* cost) {
+  Reader r(json, path);
+  r.only({"alpha_s", "beta_s_per_byte", "efficiency"});
+  if (!r.status().ok()) return r.status();
+  r.seconds("alpha_s", &cost->alpha);
+  r.number("beta_s_per_byte", 1e-15, 1, "seconds per byte, 1e-15 to 1", &cost->beta);
+  r.number("efficiency", 1e-6, 1e3, "a factor, 0.000001 to 1000", &cost->efficiency);
+  if (cost->beta && r.find("efficiency") != nullptr)
+    r.fail("efficiency", "no efficiency beside beta_s_per_byte");
+  return r.status();
+}
+
+Status read_links(const Json& json, Profile* profile) {
+  Reader r(json, "links");
+  if (!r.is_object()) return r.status();
+  for (const auto& [key, directions] : json.items()) {
+    LinkClass c;
+    if (!parse_link_class(key, &c)) {
+      r.fail(key, "memory, nvlink, pci, interconnect, nic or network");
+      return r.status();
+    }
+    Reader d(directions, "links." + key);
+    d.only({k_directions[0], k_directions[1]});
+    if (!d.status().ok()) return d.status();
+    for (int i = 0; i < 2; ++i)
+      if (const Json* one = d.find(k_directions[i]))
+        TUTTI_RETURN_IF_ERROR(
+            read_link(*one, d.full(k_directions[i]), &profile->links[static_cast<int>(c)][i]));
+  }
+  return {};
+}
+
+Status read_kernels(const Json& json, Profile* profile) {
+  Reader r(json, "reduce_s_per_byte");
+  if (!r.is_object()) return r.status();
+  for (const auto& [key, ops] : json.items()) {
+    if (key == "default") {
+      r.per_byte(key, &profile->gamma);
+      continue;
+    }
+    const std::optional<DType> dtype = parse_dtype(key);
+    if (!dtype) {
+      r.fail(key, "an element type or default");
+      break;
+    }
+    Reader o(ops, r.full(key));
+    if (!o.is_object()) return o.status();
+    for (const auto& [op_key, value] : ops.items()) {
+      const std::optional<ReduceOp> op = parse_reduce_op(op_key);
+      if (!op) {
+        o.fail(op_key, "a reduction operator");
+        return o.status();
+      }
+      o.per_byte(op_key, &profile->kernels[{*dtype, *op}]);
+    }
+    r.take(o.status());
+  }
+  return r.status();
+}
+
+Status read_protocol(const Json& json, Profile* profile) {
+  Reader r(json, "protocol");
+  r.only({"eager_bytes", "credits", "serial_lanes"});
+  if (!r.status().ok()) return r.status();
+  double eager = -1, credits = profile->credits;
+  r.number("eager_bytes", 0, 1e18, "bytes, 0 to 1e18", &eager);
+  r.number("credits", 1, 1 << 20, "messages, 1 to 1048576", &credits);
+  if (credits != std::floor(credits)) r.fail("credits", "a whole number");
+  if (const Json* j = r.find("serial_lanes"); j != nullptr) {
+    if (j->is_boolean()) {
+      profile->serial_lanes = j->get<bool>();
+    } else {
+      r.fail("serial_lanes", "true or false");
+    }
+  }
+  if (!r.status().ok()) return r.status();
+  if (eager >= 0) profile->eager_bytes = static_cast<uint64_t>(eager);
+  profile->credits = static_cast<uint32_t>(credits);
+  return {};
+}
+
+// Where a syntax error is; nlohmann tells in exceptions or events, and this room takes the events.
+class SyntaxError : public nlohmann::json_sax<Json> {
+ public:
+  size_t at = 0;
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override { return ++depth_ < k_max_depth; }
+  bool key(string_t&) override { return true; }
+  bool end_object() override { return depth_-- > 0; }
+  bool start_array(size_t) override { return ++depth_ < k_max_depth; }
+  bool end_array() override { return depth_-- > 0; }
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    at = position;
+    return false;
+  }
+
+ private:
+  static constexpr int k_max_depth = 16;
+  int depth_ = 0;
+};
+
+}  // namespace
+
+double Profile::alpha(const Link& link) const {
+  const LinkCost& c = links[static_cast<int>(link.link_class)][link.outward ? 0 : 1];
+  return c.alpha.value_or(link.latency);
+}
+
+double Profile::bandwidth(const Link& link) const {
+  const LinkCost& c = links[static_cast<int>(link.link_class)][link.outward ? 0 : 1];
+  return c.beta ? 1 / *c.beta : link.bandwidth * c.efficiency;
+}
+
+double Profile::reduce_cost(DType dtype, ReduceOp op) const {
+  const auto found = kernels.find({dtype, op});
+  return found == kernels.end() ? gamma : found->second;
+}
+
+Result<Profile> parse_profile(std::string_view text) {
+  SyntaxError syntax;
+  if (!Json::sax_parse(text, &syntax))
+    return Status(Code::invalid_argument,
+                  syntax.at == 0 ? std::string("profile: nested too deeply")
+                                 : fmt::format("profile: not JSON at byte {}", syntax.at));
+  const Json json = Json::parse(text, nullptr, false);
+  Profile profile;
+  Reader r(json, "");
+  r.only({"format", "name", "source", "links", "overhead", "copy_s_per_byte", "reduce_s_per_byte",
+          "protocol"});
+  if (!r.status().ok()) return r.status();
+  std::string format;
+  r.text("format", &format);
+  if (format != k_format) r.fail("format", fmt::format("\"{}\"", k_format));
+  r.text("name", &profile.name);
+  r.text("source", &profile.source);
+  r.per_byte("copy_s_per_byte", &profile.copy);
+  if (!r.status().ok()) return r.status();
+  if (const Json* links = r.find("links")) TUTTI_RETURN_IF_ERROR(read_links(*links, &profile));
+  if (const Json* kernels = r.find("reduce_s_per_byte"))
+    TUTTI_RETURN_IF_ERROR(read_kernels(*kernels, &profile));
+  if (const Json* overhead = r.find("overhead")) {
+    Reader o(*overhead, "overhead");
+    o.only({"send_s", "recv_s", "call_s"});
+    if (!o.status().ok()) return o.status();
+    o.seconds("send_s", &profile.send_overhead);
+    o.seconds("recv_s", &profile.recv_overhead);
+    o.seconds("call_s", &profile.call_overhead);
+    TUTTI_RETURN_IF_ERROR(o.status());
+  }
+  if (const Json* protocol = r.find("protocol"))
+    TUTTI_RETURN_IF_ERROR(read_protocol(*protocol, &profile));
+  return profile;
+}
+
+std::string to_json(const Profile& p) {
+  Json json;
+  json["format"] = k_format;
+  json["name"] = p.name;
+  if (!p.source.empty()) json["source"] = p.source;
+  for (int c = 0; c < k_link_classes; ++c)
+    for (int d = 0; d < 2; ++d) {
+      const LinkCost& cost = p.links[c][d];
+      if (cost == LinkCost()) continue;
+      Json& one =
+          json["links"][std::string(name(static_cast<LinkClass>(c)))][std::string(k_directions[d])];
+      one = Json::object();
+      if (cost.alpha) one["alpha_s"] = *cost.alpha;
+      if (cost.beta) one["beta_s_per_byte"] = *cost.beta;
+      if (cost.efficiency != 1) one["efficiency"] = cost.efficiency;
+    }
+  json["overhead"] = {
+      {"send_s", p.send_overhead}, {"recv_s", p.recv_overhead}, {"call_s", p.call_overhead}};
+  json["copy_s_per_byte"] = p.copy;
+  json["reduce_s_per_byte"]["default"] = p.gamma;
+  for (const auto& [kernel, cost] : p.kernels)
+    json["reduce_s_per_byte"][std::string(name(kernel.first))][std::string(name(kernel.second))] =
+        cost;
+  Json& protocol = json["protocol"];
+  if (p.eager_bytes != UINT64_MAX) protocol["eager_bytes"] = p.eager_bytes;
+  protocol["credits"] = p.credits;
+  protocol["serial_lanes"] = p.serial_lanes;
+  return json.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace tutti
