@@ -15,6 +15,9 @@
 #ifdef TUTTI_HAS_PLAN_COMMAND
 #include "perf/plan_command.h"
 #endif
+#ifdef TUTTI_HAS_SIM_COMMAND
+#include "perf/sim_command.h"
+#endif
 #ifdef TUTTI_HAS_DOCS_COMMAND
 #include "perf/docs_command.h"
 #endif
@@ -43,6 +46,9 @@ constexpr Command k_commands[] = {
     {"perf", perf_command, "measure and check collectives; --peers compares with other libraries"},
 #ifdef TUTTI_HAS_PLAN_COMMAND
     {"plan", plan_command, "print, verify or draw the plan of a collective"},
+#endif
+#ifdef TUTTI_HAS_SIM_COMMAND
+    {"sim", sim_command, "simulate a collective on a cluster that need not exist"},
 #endif
 #ifdef TUTTI_HAS_DOCS_COMMAND
     {"docs", docs_command, "write docs/algorithms.md and its drawings"},

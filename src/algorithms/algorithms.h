@@ -29,10 +29,13 @@ struct PlanRequest {
 
 // Alpha-beta-gamma cost in closed form: time = steps*alpha + bytes*beta + reduced*gamma, on a
 // contention-free network, with the block's `count` bytes M: bytes and reduced are factors of M.
+// Messages of a pipeline that follow one another are under way together: `overlapped` of the steps
+// cost overheads, but no latency.
 struct Cost {
-  double steps = 0;    // messages on the critical path
-  double bytes = 0;    // times M: bytes sent per rank on the critical path
-  double reduced = 0;  // times M: bytes reduced per rank on the critical path
+  double steps = 0;       // messages on the critical path
+  double bytes = 0;       // times M: bytes sent per rank on the critical path
+  double reduced = 0;     // times M: bytes reduced per rank on the critical path
+  double overlapped = 0;  // of steps
 };
 
 struct Algorithm {

@@ -15,8 +15,10 @@ void pairwise_form(const PlanRequest& request, Shape& shape) {
   shape.scratch = request.in_place ? request.ranks : 0;
 }
 void pair_lanes(const PlanRequest& request, Shape& shape) { shape.lanes = 2 * request.ranks; }
+// In place the ranks of a pair take turns, and the pairs wait for each other: up to four times the
+// bytes are on the critical path.
 Cost pairwise_cost(double n, double, const PlanRequest& request) {
-  return {request.in_place ? 3 : n - 1, n - 1, 0};
+  return request.in_place ? Cost{3, 4 * (n - 1), 0} : Cost{n - 1, n - 1, 0};
 }
 Cost dissemination_cost(double n, double, const PlanRequest&) {
   return {static_cast<double>(ceil_log2(static_cast<uint32_t>(n))), 0, 0};

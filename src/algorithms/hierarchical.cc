@@ -7,9 +7,11 @@
 #include "src/algorithms/direct.h"
 #include "src/algorithms/halving_doubling.h"
 #include "src/algorithms/hierarchical_tree.h"
+#include "src/algorithms/leveled_cost.h"
 #include "src/algorithms/ring.h"
 
-namespace tutti::chapters {
+namespace tutti {
+namespace chapters {
 namespace {
 
 // The algorithms of the top level: chunks for m ranks, the longest message, and the cost on a
@@ -57,22 +59,31 @@ PlanPtr make_all_reduce(std::string_view algorithm, Shape shape) {
       std::string(algorithm), std::move(shape), policy, Top::chunks(m));
 }
 
+// What each level costs, innermost first; levels.count() entries.
 template <class Top, Rails policy>
-Cost all_reduce_cost(double, double, const PlanRequest& request) {
+std::vector<Cost> all_reduce_levels(const PlanRequest& request) {
   const Levels levels(request.hierarchy, request.ranks, policy);
-  Cost total;
+  std::vector<Cost> costs;
   double share = 1;  // of the block that a rank carries
   for (uint32_t l = 0; l + 1 < levels.count(); ++l) {
     const double others = levels.largest(l) - 1;
     share /= levels.rails(l);
-    if (others == 0) continue;
-    total.steps += 2;
-    total.bytes += 2 * others * share;
-    total.reduced += others * share;
+    costs.push_back(others == 0 ? Cost{} : Cost{2, 2 * others * share, others * share});
   }
   const Cost top = Top::cost(levels.top_size());
-  return {total.steps + top.steps, total.bytes + share * top.bytes,
-          total.reduced + share * top.reduced};
+  costs.push_back({top.steps, share * top.bytes, share * top.reduced});
+  return costs;
+}
+
+template <class Top, Rails policy>
+Cost all_reduce_cost(double, double, const PlanRequest& request) {
+  Cost total;
+  for (const Cost& cost : all_reduce_levels<Top, policy>(request)) {
+    total.steps += cost.steps;
+    total.bytes += cost.bytes;
+    total.reduced += cost.reduced;
+  }
+  return total;
 }
 
 template <class Top, Rails policy>
@@ -100,11 +111,11 @@ void tree_reduce(const PlanRequest& request, Shape& shape) {
 Cost tree_broadcast_cost(double n, double c, const PlanRequest& request) {
   const auto tree = tree_of(request.hierarchy, static_cast<uint32_t>(n), request.root);
   const double steps = tree.depth + tree.most_kids * (c - 1);
-  return {steps, steps / c, 0};
+  return {steps, steps / c, 0, steps - tree.depth};
 }
 Cost tree_reduce_cost(double n, double c, const PlanRequest& request) {
   const Cost cost = tree_broadcast_cost(n, c, request);
-  return {cost.steps, cost.bytes, cost.bytes};
+  return {cost.steps, cost.bytes, cost.bytes, cost.overlapped};
 }
 
 constexpr Entry k_hierarchical_leader[] = {
@@ -117,6 +128,19 @@ constexpr Entry k_hierarchical_scatter[] = {all_reduce_entry<RingTop, Rails::all
 constexpr Entry k_hierarchical_scatter_doubling[] = {all_reduce_entry<DoublingTop, Rails::all>()};
 constexpr Entry k_hierarchical_scatter_direct[] = {all_reduce_entry<TwoShotTop, Rails::all>()};
 
+struct LevelForm {
+  std::string_view name;
+  std::vector<Cost> (*costs)(const PlanRequest& request);
+  Rails rails;
+};
+constexpr LevelForm k_level_forms[] = {
+    {"hierarchical_leader", all_reduce_levels<RingTop, Rails::one>, Rails::one},
+    {"hierarchical_leader_doubling", all_reduce_levels<DoublingTop, Rails::one>, Rails::one},
+    {"hierarchical_scatter", all_reduce_levels<RingTop, Rails::all>, Rails::all},
+    {"hierarchical_scatter_doubling", all_reduce_levels<DoublingTop, Rails::all>, Rails::all},
+    {"hierarchical_scatter_direct", all_reduce_levels<TwoShotTop, Rails::all>, Rails::all},
+};
+
 }  // namespace
 
 std::span<const Entry> hierarchical_leader() { return k_hierarchical_leader; }
@@ -125,4 +149,15 @@ std::span<const Entry> hierarchical_scatter() { return k_hierarchical_scatter; }
 std::span<const Entry> hierarchical_scatter_doubling() { return k_hierarchical_scatter_doubling; }
 std::span<const Entry> hierarchical_scatter_direct() { return k_hierarchical_scatter_direct; }
 
-}  // namespace tutti::chapters
+}  // namespace chapters
+
+std::optional<LeveledCost> leveled_cost(const Algorithm& algorithm, const PlanRequest& request) {
+  if (request.collective != Collective::all_reduce || request.ranks < 2 ||
+      !algorithm.supports(request).ok())
+    return std::nullopt;
+  for (const chapters::LevelForm& form : chapters::k_level_forms)
+    if (form.name == algorithm.name) return LeveledCost{form.rails, form.costs(request)};
+  return std::nullopt;
+}
+
+}  // namespace tutti

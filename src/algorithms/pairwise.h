@@ -21,7 +21,9 @@
 //      a: token ------------------> b: copy scratch in place   b's old block has been read
 //      a: token <------------------ b                          b's scratch is free again
 //
-// All pairs do so at once: T = 3 alpha + (n-1) M beta before the last block is in place.
+// The messages are three deep, T >= 3 alpha + (n-1) M beta; but a rank serves its pairs in order
+// and waits where its turn has not come: up to 4 (n-1) M beta (the simulator's figure from 12 ranks
+// on).
 #pragma once
 
 #include "src/algorithms/formula.h"

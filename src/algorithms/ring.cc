@@ -23,10 +23,10 @@ Cost ring_reduce_scatter_cost(double n, double, const PlanRequest&) {
 }
 Cost ring_all_gather_cost(double n, double, const PlanRequest&) { return {n - 1, n - 1, 0}; }
 Cost chain_broadcast_cost(double n, double c, const PlanRequest&) {
-  return {n - 2 + c, (n - 2 + c) / c, 0};
+  return {n - 2 + c, (n - 2 + c) / c, 0, c - 1};
 }
 Cost chain_reduce_cost(double n, double c, const PlanRequest&) {
-  return {n - 2 + c, (n - 2 + c) / c, (n - 2 + c) / c};
+  return {n - 2 + c, (n - 2 + c) / c, (n - 2 + c) / c, c - 1};
 }
 constexpr Entry k_ring[] = {
     {Collective::all_reduce, formula<ring::AllReduce>, chunk_per_rank, ring_all_reduce_cost},

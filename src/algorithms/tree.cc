@@ -22,15 +22,15 @@ void reduce_tree(const PlanRequest& request, Shape& shape) {
 }
 Cost all_reduce_tree_cost(double n, double c, const PlanRequest&) {
   const double steps = 4 * levels(n) + 2 * c;
-  return {steps, steps / c, 1 + 2 * levels(n) / c};
+  return {steps, steps / c, 1 + 2 * levels(n) / c, steps - 2 * levels(n) - 3};
 }
 Cost broadcast_tree_cost(double n, double c, const PlanRequest&) {
   const double steps = 2 * levels(n) + c;
-  return {steps, steps / c, 0};
+  return {steps, steps / c, 0, steps - 2 * levels(n) - 3};
 }
 Cost reduce_tree_cost(double n, double c, const PlanRequest&) {
   const double steps = 2 * levels(n) + c;
-  return {steps, steps / c, 1 + 2 * levels(n) / c};
+  return {steps, steps / c, 1 + 2 * levels(n) / c, steps - 2 * levels(n) - 3};
 }
 constexpr Entry k_double_binary_tree[] = {
     {Collective::all_reduce, formula<double_binary_tree::AllReduce>, all_reduce_tree,
@@ -54,8 +54,9 @@ void binomial_blocks(const PlanRequest& request, Shape& shape) {
 Cost binomial_broadcast_cost(double n, double, const PlanRequest&) {
   return {levels(n), levels(n), 0};
 }
+// A rank adds up all its children in one pass, after the last has come: 1 + 2 + ... on the way up.
 Cost binomial_reduce_cost(double n, double, const PlanRequest&) {
-  return {levels(n), levels(n), levels(n)};
+  return {levels(n), levels(n), levels(n) * (levels(n) + 1) / 2};
 }
 Cost binomial_blocks_cost(double n, double, const PlanRequest&) {
   return {levels(n) + (n > 3 ? 1 : 0), n - 1, 0};

@@ -89,7 +89,13 @@ class Layout {
   // Payload of a step over chunks [first, first + count); the same for source and destination.
   uint64_t bytes(uint32_t first, uint32_t count, uint32_t round) const {
     uint64_t total = 0;
-    for (uint32_t c = first; c < first + count; ++c) total += chunk(Buffer::input, c, round).bytes;
+    while (count > 0) {  // the chunks of a block lie one after the other
+      const uint32_t here = std::min(count, chunks_ - first % chunks_);
+      const Extent last = chunk(Buffer::input, first + here - 1, round);
+      total += last.offset + last.bytes - chunk(Buffer::input, first, round).offset;
+      first += here;
+      count -= here;
+    }
     return total;
   }
 

@@ -24,8 +24,11 @@ const std::vector<Room>& rooms() {
   static const std::vector<Room> k_rooms = {
       {"src/base", {}},
       {"src/plan", {"src/base"}},
-      {"src/algorithms", {"src/plan", "src/base"}},
-      {"src/planner", {"src/algorithms", "src/plan", "src/base"}},
+      {"topology", {"src/base"}},
+      {"src/cost", {"topology", "src/base"}},
+      {"src/algorithms", {"src/plan", "src/cost", "src/base"}},
+      {"sim", {"src/plan", "src/cost", "topology", "src/base"}},
+      {"src/planner", {"sim", "src/algorithms", "src/plan", "src/cost", "topology", "src/base"}},
       {"kernels", {"src/base"}},
       {"transports", {"src/base", "kernels"}},
       {"src/executor", {"src/plan", "transports", "kernels", "src/base"}},
@@ -36,8 +39,9 @@ const std::vector<Room>& rooms() {
       {"src/nccl",
        {"src/communicator", "transports", "src/base", "include"}},
       {"perf",
-       {"src/communicator", "src/communicator/bootstrap", "src/planner", "src/executor",
-        "src/algorithms", "src/plan", "transports", "kernels", "src/base", "include"}},
+       {"src/communicator", "src/communicator/bootstrap", "src/planner", "src/executor", "sim",
+        "src/algorithms", "src/plan", "src/cost", "topology", "transports", "kernels", "src/base",
+        "include"}},
       {"include", {}},
       {"include/tutti", {}},
   };
@@ -66,7 +70,7 @@ std::vector<std::string> includes_of(const fs::path& file) {
 std::vector<fs::path> sources() {
   std::vector<fs::path> files;
   const fs::path root(TUTTI_SOURCE_DIR);
-  for (const char* top : {"src", "kernels", "transports", "perf", "include"})
+  for (const char* top : {"src", "kernels", "transports", "topology", "sim", "perf", "include"})
     for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
       const std::string extension = entry.path().extension();
       if (extension == ".h" || extension == ".cc" || extension == ".cu" || extension == ".cuh")

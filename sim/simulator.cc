@@ -1,0 +1,739 @@
+// Lanes, connections and the clock; the links are in network.h.
+#include "sim/simulator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "sim/network.h"
+#include "src/plan/layout.h"
+#include "src/plan/plan_index.h"
+
+namespace tutti {
+namespace {
+
+using sim::k_never;
+using sim::Time;
+
+constexpr uint32_t k_none = ~uint32_t{0};
+constexpr Time k_end_of_time = Time{100} * 86400 * Time{1000000000000};  // 100 days
+
+Time to_time(double seconds) { return std::llround(seconds * sim::k_per_second); }
+double to_seconds(Time t) { return static_cast<double>(t) / sim::k_per_second; }
+
+Status invalid(std::string message) { return {Code::invalid_argument, std::move(message)}; }
+
+// A random number in (0, 1] that depends on its arguments alone.
+double draw(uint64_t seed, uint64_t a, uint64_t b) {
+  uint64_t x = seed * 0x9e3779b97f4a7c15ULL + a * 0xbf58476d1ce4e5b9ULL + b + 1;
+  for (int i = 0; i < 2; ++i) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    x ^= x >> 31;
+  }
+  return static_cast<double>((x >> 11) + 1) / 9007199254740992.0;
+}
+
+// Something that happens; the earliest first, flows before lanes.
+struct Event {
+  Time time = 0;
+  uint32_t kind = 0;
+  uint32_t id = 0;
+  enum : uint32_t { k_flow, k_lane };
+
+  bool operator>(const Event& o) const {
+    if (time != o.time) return time > o.time;
+    return kind != o.kind ? kind > o.kind : id > o.id;
+  }
+};
+
+// A message slot of a connection; it is used again when its message has been consumed.
+struct Slot {
+  Time arrival = k_never;  // known once its last byte has left
+  Time freed = k_never;    // when the sender knows that it was consumed
+  double bytes = 0;
+  uint32_t channel = 0;
+  uint32_t next = k_none;    // in the sender's queue
+  uint32_t record = k_none;  // in the trace
+  bool waits = false;        // for the receiver (rendezvous), not under way yet
+  Time announced = 0;        // when the receiver hears of a message that waits
+};
+
+class Simulation {
+ public:
+  Simulation(const PlanIndex& index, const Topology& topology, const Profile& profile,
+             const SimOptions& options)
+      : index_(index),
+        plan_(index.plan()),
+        shape_(index.shape()),
+        topology_(topology),
+        profile_(profile),
+        options_(options),
+        network_(capacities()),
+        lanes_(index.lanes()),
+        ranks_(shape_.ranks),
+        channels_(index.channels().size()),
+        queues_(profile.serial_lanes ? index.lanes() : index.channels().size()) {
+    const size_t element = size_of(options.dtype);
+    for (const SimSegment& s : options.segments)
+      layouts_.emplace_back(shape_, (s.bytes + element - 1) / element, element,
+                            options.max_chunk_bytes, options.min_chunk_bytes);
+    gamma_ = profile.reduce_cost(options.dtype, options.op);
+    report_.segment_seconds.resize(layouts_.size());
+  }
+
+  Result<SimReport> run() {
+    TUTTI_RETURN_IF_ERROR(connect());
+    start_ranks();
+    while (!events_.empty() || network_.pending()) {
+      if (network_.pending() && (events_.empty() || events_.front().time > now_)) {
+        network_.settle(now_, [this](uint32_t flow, Time end) {
+          push({end, Event::k_flow, flow});
+        });
+        continue;
+      }
+      const Event e = pop();
+      if (e.time > k_end_of_time) return invalid("simulation: it would take more than 100 days");
+      now_ = e.time;
+      ++report_.events;
+      if (e.kind == Event::k_flow) {
+        if (network_.end(e.id) == e.time) flow_ended(e.id);
+      } else if (lanes_[e.id].wake == e.time) {
+        lanes_[e.id].wake = k_never;
+        advance(e.id);
+      }
+    }
+    TUTTI_RETURN_IF_ERROR(check_finished());
+    finish_report();
+    return std::move(report_);
+  }
+
+ private:
+  struct LaneState {
+    uint32_t steps = 0, index = 0, round = 0;
+    uint32_t out_hint = 0, in_hint = 0;
+    uint32_t waiting = k_none;  // channel whose sender or receiver must move first
+    uint32_t ready = 0;         // steps of the pass at `index` that have what they need
+    uint32_t cause = k_none;    // the message waited for last
+    bool has_step = false;
+    bool paid = false;     // the overhead of the send at `index` is in the clock
+    bool through = false;  // with the segment
+    Time clock = 0;        // the lane's own time: never behind the events that it saw
+    Time wake = k_never;   // its event
+    Step step;             // steps[index], when has_step
+  };
+  struct RankState {
+    uint32_t segment = 0;
+    uint32_t lanes_left = 0;
+    double slow = 1;
+    Time end = 0;
+  };
+  struct ChannelState {
+    uint64_t first_slot = 0;
+    uint32_t capacity = 0;
+    uint32_t sent = 0, received = 0;
+    uint32_t left = 0;     // messages whose last byte has left
+    uint32_t claimed = 0;  // of the pass at hand
+    bool instant = false;  // both ends on one node, or a signal
+    bool pulling = false;  // its flow is a rendezvous
+    uint32_t pull_slot = k_none;
+    Time latency = 0;
+    Time last_arrival = 0;
+    double bytes = 0;
+  };
+  struct Queue {
+    uint32_t head = k_none, tail = k_none;  // slots
+    bool busy = false;                      // the head is under way
+  };
+
+  // --- set-up
+
+  std::vector<double> capacities() const {
+    std::vector<double> slow(topology_.nodes().size(), 1);
+    for (const auto& s : options_.stragglers) {
+      double& factor = slow[topology_.node_of(placed(s.rank))];
+      factor = std::max(factor, s.factor);
+    }
+    std::vector<double> capacity;
+    for (const Link& l : topology_.links())
+      capacity.push_back(profile_.bandwidth(l) / std::max(slow[l.from], slow[l.to]));
+    return capacity;
+  }
+
+  Rank placed(Rank rank) const {
+    return options_.placement.empty() ? rank : options_.placement[rank];
+  }
+
+  Status connect() {
+    uint64_t rounds = 0;
+    for (const Layout& layout : layouts_) rounds += layout.rounds();
+    const uint32_t credits =
+        std::max(options_.credits > 0 ? options_.credits : profile_.credits, shape_.credits);
+    Routes routes(topology_);
+    std::vector<LinkId> way;
+    uint64_t slots = 0;
+    for (uint32_t c = 0; c < channels_.size(); ++c) {
+      const Channel& channel = index_.channels()[c];
+      ChannelState& state = channels_[c];
+      const uint64_t most = channel.messages * rounds;
+      state.first_slot = slots;
+      state.capacity = static_cast<uint32_t>(
+          std::min<uint64_t>(most, channel.signal ? uint64_t{1} << 24 : credits));
+      slots += state.capacity;
+      way.clear();
+      const Rank from = index_.rank_of(channel.from), to = index_.rank_of(channel.to);
+      if (!channel.signal && !routes.find(placed(from), placed(to), &way))
+        return invalid(fmt::format("simulation: no way from rank {} ({}) to rank {} ({})", from,
+                                   topology_.describe(topology_.node_of(placed(from))), to,
+                                   topology_.describe(topology_.node_of(placed(to)))));
+      network_.add_flow(way);
+      state.instant = way.empty();
+      double latency = 0;
+      for (LinkId l : way) latency += profile_.alpha(topology_.links()[l]);
+      state.latency = to_time(latency);
+    }
+    if (slots >= k_none) return invalid("simulation: too many messages in flight");
+    slots_.resize(slots);
+    for (ChannelState& state : channels_)
+      for (uint32_t i = 0; i < state.capacity; ++i)
+        slots_[state.first_slot + i].channel = static_cast<uint32_t>(&state - channels_.data());
+    return {};
+  }
+
+  void start_ranks() {
+    for (const auto& s : options_.stragglers)
+      ranks_[s.rank].slow = std::max(ranks_[s.rank].slow, s.factor);
+    for (uint32_t id = 0; id < lanes_.size(); ++id)
+      lanes_[id].steps = plan_.steps(id / shape_.lanes, id % shape_.lanes);
+    for (Rank r = 0; r < shape_.ranks; ++r)
+      start_segment(r, options_.skew > 0 ? to_time(options_.skew * draw(options_.seed, r, 77)) : 0);
+  }
+
+  // --- events
+
+  void push(const Event& e) {
+    if (e.time == k_never) {
+      beyond_ = true;
+      return;
+    }
+    events_.push_back(e);
+    std::push_heap(events_.begin(), events_.end(), std::greater<>());
+  }
+  Event pop() {
+    std::pop_heap(events_.begin(), events_.end(), std::greater<>());
+    const Event e = events_.back();
+    events_.pop_back();
+    return e;
+  }
+  void wake(uint32_t id, Time at) {
+    LaneState& s = lanes_[id];
+    if (s.wake <= at) return;
+    s.wake = at;
+    push({at, Event::k_lane, id});
+  }
+  void wake_if_waiting(uint32_t id, uint32_t channel, Time at) {
+    LaneState& s = lanes_[id];
+    if (s.waiting != channel) return;
+    s.waiting = k_none;
+    wake(id, std::max(at, now_));
+  }
+
+  // --- ranks
+
+  void start_segment(Rank rank, Time at) {
+    RankState& r = ranks_[rank];
+    at = std::max(at, to_time(options_.segments[r.segment].ready));
+    at += to_time(profile_.call_overhead * r.slow);
+    r.lanes_left = 0;
+    r.end = at;
+    for (Lane l = 0; l < shape_.lanes; ++l) {
+      LaneState& s = lanes_[rank * shape_.lanes + l];
+      s.through = s.steps == 0;
+      r.lanes_left += !s.through;
+    }
+    if (r.lanes_left == 0) return finish_segment(rank);
+    for (Lane l = 0; l < shape_.lanes; ++l) {
+      const uint32_t id = rank * shape_.lanes + l;
+      LaneState& s = lanes_[id];
+      if (s.through) continue;
+      s.index = s.round = 0;
+      s.has_step = false;
+      s.clock = at;
+      wake(id, at);
+    }
+  }
+
+  void finish_lane(uint32_t id) {
+    LaneState& s = lanes_[id];
+    s.through = true;
+    RankState& r = ranks_[id / shape_.lanes];
+    if (s.clock >= r.end) {
+      r.end = s.clock;
+      if (last_lane_ == k_none || r.end >= lanes_[last_lane_].clock) last_lane_ = id;
+    }
+    if (--r.lanes_left == 0) finish_segment(id / shape_.lanes);
+  }
+
+  void finish_segment(Rank rank) {
+    RankState& r = ranks_[rank];
+    double& end = report_.segment_seconds[r.segment];
+    end = std::max(end, to_seconds(r.end));
+    if (++r.segment < layouts_.size()) {
+      start_segment(rank, r.end);
+    } else {
+      ++finished_;
+    }
+  }
+
+  // --- lanes
+
+  const Layout& layout(uint32_t id) const { return layouts_[ranks_[id / shape_.lanes].segment]; }
+  uint64_t bytes_of(uint32_t id, const Step& step) const {
+    const uint32_t chunk = reads_src(step.op) ? step.src : step.dst;
+    return layout(id).bytes(chunk, step.count, lanes_[id].round);
+  }
+  Step fetch(uint32_t id, uint32_t i) const {
+    return plan_.step_at(id / shape_.lanes, id % shape_.lanes, i);
+  }
+  Time busy(uint32_t id, double seconds) const {
+    return seconds == 0 ? 0 : to_time(seconds * ranks_[id / shape_.lanes].slow);
+  }
+
+  // Runs the lane until something that others see lies in its future, or it has to wait.
+  void advance(uint32_t id) {
+    LaneState& s = lanes_[id];
+    s.waiting = k_none;
+    while (true) {
+      if (s.index == s.steps) {
+        s.index = 0;
+        s.has_step = false;
+        if (++s.round == layout(id).rounds()) return finish_lane(id);
+      }
+      if (!s.has_step) {
+        s.step = fetch(id, s.index);
+        s.has_step = true;
+      }
+      bool done = false;
+      switch (s.step.op) {
+        case Op::send:
+          done = send(id, s);
+          break;
+        case Op::signal:
+          done = signal(id, s);
+          break;
+        case Op::recv:
+        case Op::wait:
+          done = recv(id, s);
+          break;
+        case Op::copy:
+          s.clock += busy(id, profile_.copy * static_cast<double>(bytes_of(id, s.step)));
+          next(s, 1);
+          done = true;
+          break;
+        case Op::recv_reduce:
+        case Op::reduce:
+          done = pass(id, s);
+          break;
+      }
+      if (!done) return;
+    }
+  }
+
+  static void next(LaneState& s, uint32_t steps) {
+    s.index += steps;
+    s.has_step = false;
+    s.paid = false;
+  }
+  static bool wait_for(LaneState& s, uint32_t channel) {
+    s.waiting = channel;
+    return false;
+  }
+  // Moves the lane's clock to `at`, because of a message.
+  void reach(LaneState& s, Time at, const Slot& slot) {
+    if (at <= s.clock) return;
+    s.clock = at;
+    s.cause = slot.record;
+  }
+
+  bool send(uint32_t id, LaneState& s) {
+    const uint64_t bytes = bytes_of(id, s.step);
+    if (s.step.count > 0 && bytes == 0) {
+      next(s, 1);
+      return true;
+    }
+    const uint32_t c = index_.out_channel(id, index_.peer_key(s.step), s.out_hint);
+    ChannelState& channel = channels_[c];
+    const auto place = static_cast<uint32_t>(channel.first_slot + channel.sent % channel.capacity);
+    Slot& slot = slots_[place];
+    if (channel.sent >= channel.capacity) {
+      if (slot.freed == k_never) return wait_for(s, c);
+      reach(s, slot.freed, slot);
+    }
+    if (!s.paid) {
+      s.paid = true;
+      s.clock += busy(id, profile_.send_overhead);
+    }
+    if (s.clock > now_) {
+      wake(id, s.clock);
+      return false;
+    }
+    s.clock = now_;
+    slot.arrival = slot.freed = k_never;
+    slot.bytes = static_cast<double>(bytes);
+    slot.next = k_none;
+    ++channel.sent;
+    channel.bytes += slot.bytes;
+    ++report_.messages;
+    if (options_.record) record(id, s, c, slot);
+    if (bytes > profile_.eager_bytes && !channel.instant) {
+      slot.waits = true;
+      slot.announced = now_ + channel.latency;
+      wake_if_waiting(index_.channels()[c].to, c, slot.announced);
+    } else {
+      enqueue(profile_.serial_lanes ? id : c, place);
+    }
+    next(s, 1);
+    return true;
+  }
+
+  bool signal(uint32_t id, LaneState& s) {
+    const uint32_t c = index_.out_channel(id, index_.peer_key(s.step), s.out_hint);
+    ChannelState& channel = channels_[c];
+    Slot& slot = slots_[channel.first_slot + channel.sent % channel.capacity];
+    slot.arrival = s.clock;
+    slot.record = s.cause;  // who waits for the token waits for what this lane waited for
+    ++channel.sent;
+    wake_if_waiting(index_.channels()[c].to, c, s.clock);
+    next(s, 1);
+    return true;
+  }
+
+  // The `nth` message not yet received: true when its arrival is known, else the lane waits.
+  bool await(LaneState& s, uint32_t c, uint32_t nth, Slot** found) {
+    ChannelState& channel = channels_[c];
+    if (channel.received + nth == channel.sent) return wait_for(s, c);
+    Slot& slot = slots_[channel.first_slot + (channel.received + nth) % channel.capacity];
+    if (slot.waits) {
+      // The receiver is here: the transfer starts when it has heard of the message.
+      const Time start = std::max(slot.announced, s.clock);
+      if (start > now_) {
+        wake(index_.channels()[c].to, start);
+        return false;
+      }
+      if (network_.active(c)) return wait_for(s, c);  // a message after this one; it ends
+      slot.waits = false;
+      channel.pulling = true;
+      channel.pull_slot = static_cast<uint32_t>(&slot - slots_.data());
+      begin(slot);
+      network_.start(c, slot.bytes, now_);
+    }
+    if (slot.arrival == k_never) return wait_for(s, c);
+    *found = &slot;
+    return true;
+  }
+
+  void consume(uint32_t c, Slot& slot, Time at) {
+    ChannelState& channel = channels_[c];
+    ++channel.received;
+    slot.freed = at + channel.latency;
+    wake_if_waiting(index_.channels()[c].from, c, slot.freed);
+  }
+
+  bool recv(uint32_t id, LaneState& s) {
+    if (s.step.count > 0 && bytes_of(id, s.step) == 0) {
+      next(s, 1);
+      return true;
+    }
+    const uint32_t c = index_.in_channel(id, index_.peer_key(s.step), s.in_hint);
+    Slot* slot = nullptr;
+    if (!await(s, c, 0, &slot)) return false;
+    reach(s, slot->arrival, *slot);
+    if (s.step.op == Op::recv) s.clock += busy(id, profile_.recv_overhead);
+    consume(c, *slot, s.clock);
+    next(s, 1);
+    return true;
+  }
+
+  // The messages of a pass are awaited together, reduced and consumed together.
+  bool pass(uint32_t id, LaneState& s) {
+    const uint64_t bytes = bytes_of(id, s.step);
+    steps_.assign(1, s.step);
+    Step following;
+    bool ahead = false;
+    for (uint32_t end = s.index + 1; end < s.steps; ++end) {
+      following = fetch(id, end);
+      ahead = true;
+      if (!continues_pass(steps_.back(), following)) break;
+      steps_.push_back(following);
+      ahead = false;
+    }
+    arrivals_.clear();
+    if (bytes > 0) {
+      // How often a channel is heard: `claimed` counts, and is zero again at the end.
+      bool all = true;
+      for (const Step& step : steps_) {
+        if (step.op != Op::recv_reduce) continue;
+        const uint32_t c = index_.in_channel(id, step.peer, s.in_hint);
+        Slot* slot = nullptr;
+        if (arrivals_.size() < s.ready) {
+          const ChannelState& channel = channels_[c];
+          slot =
+              &slots_[channel.first_slot + (channel.received + channel.claimed) % channel.capacity];
+        } else if (!await(s, c, channels_[c].claimed, &slot)) {
+          all = false;
+          break;
+        } else {
+          reach(s, slot->arrival, *slot);
+        }
+        ++channels_[c].claimed;
+        arrivals_.emplace_back(c, slot);
+      }
+      for (const auto& [c, slot] : arrivals_) channels_[c].claimed = 0;
+      s.ready = static_cast<uint32_t>(arrivals_.size());
+      if (!all) return false;
+      s.clock +=
+          busy(id, profile_.recv_overhead * static_cast<double>(arrivals_.size()) +
+                       gamma_ * static_cast<double>(bytes) * static_cast<double>(steps_.size()));
+      for (const auto& [c, slot] : arrivals_) consume(c, *slot, s.clock);
+    }
+    s.ready = 0;
+    next(s, static_cast<uint32_t>(steps_.size()));
+    s.step = following;
+    s.has_step = ahead;
+    return true;
+  }
+
+  // --- messages
+
+  void enqueue(uint32_t q, uint32_t place) {
+    Queue& queue = queues_[q];
+    if (queue.head == k_none) {
+      queue.head = place;
+    } else {
+      slots_[queue.tail].next = place;
+    }
+    queue.tail = place;
+    if (!queue.busy) launch(queue);
+  }
+
+  // Starts the head of the queue; messages without a flow go at once.
+  void launch(Queue& queue) {
+    while (queue.head != k_none) {
+      Slot& slot = slots_[queue.head];
+      ChannelState& channel = channels_[slot.channel];
+      if (slot.bytes > 0 && !channel.instant) {
+        if (network_.active(slot.channel)) return;  // a rendezvous on the connection
+        begin(slot);
+        queue.busy = true;
+        network_.start(slot.channel, slot.bytes, now_);
+        return;
+      }
+      queue.head = slot.next;
+      begin(slot);
+      leave(slot);
+    }
+  }
+
+  void flow_ended(uint32_t c) {
+    network_.finish(c);
+    ChannelState& channel = channels_[c];
+    Queue& queue = queues_[profile_.serial_lanes ? index_.channels()[c].from : c];
+    if (channel.pulling) {
+      channel.pulling = false;
+      leave(slots_[channel.pull_slot]);
+    } else {
+      Slot& slot = slots_[queue.head];
+      queue.head = slot.next;
+      queue.busy = false;
+      leave(slot);
+    }
+    if (!queue.busy) launch(queue);
+  }
+
+  void begin(const Slot& slot) {
+    if (slot.record != k_none) report_.trace[slot.record].started = to_seconds(now_);
+  }
+
+  // The last byte of the message has left.
+  void leave(Slot& slot) {
+    const uint32_t c = slot.channel;
+    ChannelState& channel = channels_[c];
+    Time latency = channel.latency;
+    if (options_.jitter > 0 && latency > 0)
+      latency += to_time(to_seconds(latency) * options_.jitter *
+                         -std::log(draw(options_.seed, c, channel.left)));
+    ++channel.left;
+    slot.arrival = std::max(channel.last_arrival, now_ + latency);
+    channel.last_arrival = slot.arrival;
+    if (slot.record != k_none) {
+      report_.trace[slot.record].left = to_seconds(now_);
+      report_.trace[slot.record].arrived = to_seconds(slot.arrival);
+    }
+    wake_if_waiting(index_.channels()[c].to, c, slot.arrival);
+  }
+
+  void record(uint32_t id, const LaneState& s, uint32_t c, Slot& slot) {
+    slot.record = static_cast<uint32_t>(report_.trace.size());
+    SimMessage m;
+    m.from = id;
+    m.to = index_.channels()[c].to;
+    m.step = s.index;
+    m.cause = s.cause;
+    m.bytes = slot.bytes;
+    m.posted = to_seconds(now_);
+    report_.trace.push_back(m);
+  }
+
+  // --- the end
+
+  Status check_finished() const {
+    if (finished_ == shape_.ranks) return {};
+    if (beyond_) return invalid("simulation: it would take more than 100 days");
+    for (uint32_t id = 0; id < lanes_.size(); ++id)
+      if (!lanes_[id].through && lanes_[id].waiting != k_none)
+        return invalid(
+            "simulation: " +
+            describe_step(plan_, id / shape_.lanes, id % shape_.lanes, lanes_[id].index) +
+            " waits for ever");
+    return {Code::internal_error, "simulation: it stopped before its end"};
+  }
+
+  void finish_report() {
+    for (const RankState& r : ranks_) {
+      report_.rank_seconds.push_back(to_seconds(r.end));
+      report_.seconds = std::max(report_.seconds, report_.rank_seconds.back());
+    }
+    std::vector<double> carried(topology_.links().size(), 0);
+    for (uint32_t c = 0; c < channels_.size(); ++c)
+      for (uint32_t l : network_.path(c)) carried[l] += channels_[c].bytes;
+    for (LinkId l = 0; l < carried.size(); ++l)
+      if (carried[l] > 0)
+        report_.links.push_back(
+            {l, carried[l],
+             carried[l] / profile_.bandwidth(topology_.links()[l]) / report_.seconds});
+    trace_path();
+  }
+
+  void trace_path() {
+    if (!options_.record || last_lane_ == k_none) return;
+    for (uint32_t m = lanes_[last_lane_].cause; m != k_none; m = report_.trace[m].cause) {
+      const SimMessage& message = report_.trace[m];
+      report_.critical_path.push_back(m);
+      report_.path_queue += message.started - message.posted;
+      report_.path_transfer += message.left - message.started;
+      report_.path_latency += message.arrived - message.left;
+    }
+    std::reverse(report_.critical_path.begin(), report_.critical_path.end());
+  }
+
+  const PlanIndex& index_;
+  const Plan& plan_;
+  const Shape& shape_;
+  const Topology& topology_;
+  const Profile& profile_;
+  const SimOptions& options_;
+  sim::Network network_;
+  std::vector<Layout> layouts_;  // by segment
+  double gamma_ = 0;
+
+  Time now_ = 0;
+  std::vector<Event> events_;
+  bool beyond_ = false;  // something would end after the last Time
+  std::vector<LaneState> lanes_;
+  std::vector<RankState> ranks_;
+  std::vector<ChannelState> channels_;
+  std::vector<Slot> slots_;
+  std::vector<Queue> queues_;
+  uint32_t finished_ = 0;
+  uint32_t last_lane_ = k_none;
+
+  std::vector<Step> steps_;  // of the pass at hand
+  std::vector<std::pair<uint32_t, Slot*>> arrivals_;
+  SimReport report_;
+};
+
+Status check(const Plan& plan, const Topology& topology, const SimOptions& o) {
+  const uint32_t ranks = plan.shape().ranks;
+  if (o.placement.empty() && ranks > topology.ranks())
+    return invalid(
+        fmt::format("simulation: {} ranks do not fit a topology of {}", ranks, topology.ranks()));
+  if (!o.placement.empty() && o.placement.size() != ranks)
+    return invalid(fmt::format("simulation: a placement of {} ranks for a plan of {}",
+                               o.placement.size(), ranks));
+  for (size_t r = 0; r < o.placement.size(); ++r)
+    if (o.placement[r] >= topology.ranks())
+      return invalid(fmt::format("simulation: rank {} is placed on {} of {}", r, o.placement[r],
+                                 topology.ranks()));
+  if (o.segments.empty()) return invalid("simulation: no segments");
+  for (size_t i = 0; i < o.segments.size(); ++i) {
+    if (!(o.segments[i].ready >= 0 && o.segments[i].ready <= 86400))
+      return invalid(fmt::format("simulation: segment {} is ready at {:g} s; 0 to 86400 make sense",
+                                 i, o.segments[i].ready));
+    if (o.segments[i].bytes > uint64_t{1} << 50)
+      return invalid(fmt::format("simulation: segment {} has {} bytes; 2^50 are the most", i,
+                                 o.segments[i].bytes));
+  }
+  if (!valid(o.dtype) || !valid(o.op)) return invalid("simulation: no such type or operator");
+  if (!(o.jitter >= 0 && o.jitter <= 1000))
+    return invalid(fmt::format("simulation: a jitter of {:g}; 0 to 1000 make sense", o.jitter));
+  if (!(o.skew >= 0 && o.skew <= 3600))
+    return invalid(fmt::format("simulation: a skew of {:g} s; 0 to 3600 make sense", o.skew));
+  for (const auto& s : o.stragglers) {
+    if (s.rank >= ranks)
+      return invalid(fmt::format("simulation: straggler {} is not among {} ranks", s.rank, ranks));
+    if (!(s.factor >= 1 && s.factor <= 1e6))
+      return invalid(
+          fmt::format("simulation: straggler {} is {:g} times slower; 1 to 1000000 make "
+                      "sense",
+                      s.rank, s.factor));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<SimReport> simulate(const Plan& plan, const Topology& topology, const Profile& profile,
+                           const SimOptions& options) {
+  TUTTI_RETURN_IF_ERROR(check(plan, topology, options));
+  const PlanIndex index(plan);
+  TUTTI_RETURN_IF_ERROR(index.structure());
+  TUTTI_RETURN_IF_ERROR(index.matching());
+  return Simulation(index, topology, profile, options).run();
+}
+
+std::string to_chrome_trace(const SimReport& report, const Plan& plan) {
+  const uint32_t lanes = plan.shape().lanes;
+  std::string text = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";
+  for (Rank r = 0; r < plan.shape().ranks; ++r)
+    text += fmt::format(
+        "{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{0},\"args\":{{\"name\":\"rank "
+        "{0}\"}}}},\n",
+        r);
+  for (size_t i = 0; i < report.trace.size(); ++i) {
+    const SimMessage& m = report.trace[i];
+    const auto span = [&](std::string_view what, double begin, double end) {
+      text += fmt::format(
+          "{{\"ph\":\"X\",\"name\":\"{} to {}\",\"cat\":\"{}\",\"pid\":{},\"tid\":{},\"ts\":{:.6f},"
+          "\"dur\":{:.6f},\"args\":{{\"bytes\":{},\"step\":{}}}}},\n",
+          what, m.to / lanes, what, m.from / lanes, m.from % lanes, begin * 1e6,
+          (end - begin) * 1e6, m.bytes, m.step);
+    };
+    if (m.started > m.posted) span("queue", m.posted, m.started);
+    span("send", m.started, m.left);
+    // An arrow from the last byte to the arrival.
+    text += fmt::format(
+        "{{\"ph\":\"s\",\"name\":\"message\",\"cat\":\"message\",\"id\":{},\"pid\":{},\"tid\":{},"
+        "\"ts\":{:.6f}}},\n",
+        i, m.from / lanes, m.from % lanes, m.left * 1e6);
+    text += fmt::format(
+        "{{\"ph\":\"f\",\"bp\":\"e\",\"name\":\"message\",\"cat\":\"message\",\"id\":{},\"pid\":{},"
+        "\"tid\":{},\"ts\":{:.6f}}},\n",
+        i, m.to / lanes, m.to % lanes, m.arrived * 1e6);
+  }
+  if (text[text.size() - 2] == ',') text.erase(text.size() - 2, 1);
+  return text + "]}\n";
+}
+
+}  // namespace tutti

@@ -1,0 +1,73 @@
+// Predictions: what a collective would take, in closed form: the algorithm's Cost at the prices of
+// a profile and the links of a topology. Microseconds of work, for ranking candidates; the
+// simulator (sim/) prices the few best with everything that a formula leaves out.
+//
+// alpha and beta come from the traffic that the algorithm makes: which ranks talk at the same time,
+// and over which links. alpha is what a message pays on its way with the overheads at both ends;
+// beta is that of the most crowded link, crowded counting everybody that crosses it at once.
+// - Hierarchical algorithms: each level's neighbours, level by level.
+// - ring: r to r + 1. A partial sum passes every hop in turn, so alpha and beta are the means over
+//   the hops; but the slowest hop has to carry everything.
+// - everything else: r to r + n/2, across everything there is.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "src/algorithms/algorithms.h"
+#include "src/cost/profile.h"
+#include "topology/topology.h"
+#include "tutti/types.h"
+
+namespace tutti {
+
+struct Prediction {
+  double seconds = 0;
+  // Its parts:
+  double latency = 0;   // steps times alpha, and the call
+  double transfer = 0;  // bytes times beta
+  double reduce = 0;    // reduced bytes times gamma
+};
+
+class Predictor {
+ public:
+  // Both must outlive the predictor. Rank r of a request is rank r of the topology.
+  Predictor(const Topology& topology, const Profile& profile);
+
+  // `bytes` of a block. Exact where the links are alike and nobody contends, for the algorithms
+  // whose Cost is exact (tests/sim/closed_form_test.cc lists which are bounds). Errors: the
+  // algorithm's reason for not serving the request; invalid_argument when the ranks do not fit.
+  Result<Prediction> predict(const Algorithm& algorithm, const PlanRequest& request, uint64_t bytes,
+                             DType dtype, ReduceOp op);
+
+ private:
+  struct Price {
+    double alpha = 0, mean_alpha = 0;  // of one message, overheads included: the most, the mean
+    double beta = 0, mean_beta = 0;    // at the most crowded link of each way
+    double credits = 0;  // time between two messages that the credits of a connection allow
+  };
+  // Traffic: to[r] is whom rank r sends to (r itself: nobody).
+  Price price(const std::vector<Rank>& to);
+
+  const Topology& topology_;
+  const Profile& profile_;
+  Routes routes_;
+  std::vector<LinkId> way_, used_;
+  std::vector<uint32_t> crowd_;  // flows by link
+};
+
+// What could serve a request, and what it would take.
+struct Candidate {
+  const Algorithm* algorithm = nullptr;
+  PlanRequest request;
+  Prediction prediction;
+};
+
+// Every algorithm that serves the request, the fastest first; hierarchical ones with request's
+// whole hierarchy and with each of its levels alone. Errors: as predict; unsupported when nothing
+// serves the request.
+Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanRequest& request,
+                                               uint64_t bytes, DType dtype, ReduceOp op);
+
+}  // namespace tutti

@@ -1,0 +1,191 @@
+// The closed forms against the simulator, on a contention-free network: full bisection, one class
+// of links, one link per rank. Where a Cost is exact the two agree to rounding; where it is a bound
+// or an approximation, the test says how far it may be off.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "sim/simulator.h"
+#include "src/planner/predict.h"
+#include "tests/plan/requests.h"
+#include "topology/spec.h"
+
+namespace tutti {
+namespace {
+
+constexpr uint32_t k_ranks[] = {2, 3, 4, 5, 7, 8, 12, 13, 16};
+constexpr double k_alpha = 4e-6;  // two links of 2 us
+
+struct Pair {
+  double closed = 0, simulated = 0;
+};
+
+Pair price(const Algorithm& a, const PlanRequest& q, double gamma, uint32_t chunk_bytes) {
+  const Result<Topology> star = make_cluster(fmt::format("rank:{}{{bw=1GB/s,lat=2us}}", q.ranks));
+  EXPECT_TRUE(star.ok());
+  Profile profile;
+  profile.gamma = gamma;
+  profile.credits = 1u << 31;
+  const PlanPtr plan = a.make(q);
+  const uint64_t bytes =
+      q.collective == Collective::barrier ? 0 : uint64_t{chunk_bytes} * plan->shape().chunks;
+  SimOptions options;
+  options.segments = {{0, bytes}};
+  const Result<SimReport> report = simulate(*plan, *star, profile, options);
+  EXPECT_TRUE(report.ok()) << report.status().message();
+  Predictor predictor(*star, profile);
+  const Result<Prediction> p = predictor.predict(a, q, bytes, DType::float32, ReduceOp::sum);
+  EXPECT_TRUE(p.ok());
+  return {p->seconds, report->seconds};
+}
+
+bool power_of_two(uint32_t n) { return (n & (n - 1)) == 0; }
+bool even_groups(const PlanRequest& q) {
+  for (const auto& level : q.hierarchy.level) {
+    std::map<uint32_t, uint32_t> size;
+    for (uint32_t g : level) ++size[g];
+    for (const auto& [g, s] : size)
+      if (s != size.begin()->second) return false;
+  }
+  return true;
+}
+
+// How the simulated time relates to the closed form: between least and most times it, plus messages
+// that the form leaves out.
+struct Relation {
+  double least = 1, most = 1;
+  double more_alphas = 0;
+};
+
+Relation relation(const Algorithm& a, const PlanRequest& q) {
+  const bool reduce = q.collective == Collective::reduce;
+  const uint32_t n = q.ranks;
+  // The form has every inner rank as busy as the busiest, and leaves out that a rank's two lanes
+  // share its links.
+  if (a.name == "double_binary_tree") return {0.2, 1.35, 0};
+  if (test::is_hierarchical(a) && q.collective != Collective::all_reduce) return {0.3, 1.35, 2};
+  // Reducing one chunk overlaps with the next one's transfer; and a token.
+  if (a.name == "ring" && reduce) return {0.7, 1, 1};
+  // A last level that is not full may be less deep.
+  if (a.name == "binomial") {
+    const bool blocks = q.collective == Collective::gather || q.collective == Collective::scatter;
+    return {power_of_two(n) ? 1.0 : 0.5, 1, blocks ? 1.0 : 0.0};
+  }
+  // Folding: the port that takes a folded rank's block takes the first partner's message as well.
+  if (!power_of_two(n) && q.collective == Collective::all_reduce &&
+      (a.name == "recursive_doubling" || a.name == "halving_doubling"))
+    return {0.65, 1.5, 0};
+  // The token that gives back the last scratch chunk comes after the last sum.
+  if (a.name == "ring" && q.collective == Collective::reduce_scatter && n > 2) return {1, 1, 1};
+  if (a.name == "recursive_doubling" && q.in_place) return {0.85, 1, 1};  // tokens
+  // The second chunk's messages: blocks of up to 64 bytes have none.
+  if (a.name == "direct_one_shot" && q.in_place) return {1, 1, 1};
+  if (a.name == "pairwise" && q.in_place) return {0.25, 1.05, 1};
+  if (test::is_hierarchical(a)) {
+    // Uneven groups: the largest group's time at every level; leftovers meet smaller parts.
+    if (!even_groups(q)) return {0.7, 1.9, 0};
+    if (!power_of_two(n)) return {0.7, 1.26, 0};
+    // A leader of several levels serves them one after the other.
+    if (q.hierarchy.level.size() > 1) return {0.9, 1.1, 0};
+    return {q.chunks == 1 ? 1 : 0.9, 1, 0};  // slices overlap
+  }
+  return {};
+}
+
+TEST(ClosedForm, AgreesWithTheSimulator) {
+  uint32_t exact = 0;
+  for (const Algorithm& a : algorithms())
+    for (uint32_t n : k_ranks)
+      test::for_each_request(a, n, [&](PlanRequest q) {
+        if (q.collective == Collective::all_to_all_v || q.collective == Collective::send_recv)
+          return;  // their bytes are the caller's, pair by pair
+        for (uint32_t chunks : {0u, 1u}) {
+          if (chunks > 0 && !test::is_hierarchical(a)) continue;
+          q.chunks = chunks;
+          for (double gamma : {0.0, 0.3e-9})
+            for (uint32_t chunk_bytes : {64u, 64000u}) {
+              const Pair p = price(a, q, gamma, chunk_bytes);
+              const Relation r = relation(a, q);
+              const double least = p.closed * r.least,
+                           most = p.closed * r.most + r.more_alphas * k_alpha;
+              const double rounding = 1e-6 * p.closed;
+              EXPECT_GE(p.simulated, least - rounding) << test::describe(a, q) << " " << chunk_bytes
+                                                       << " B, ratio " << p.simulated / p.closed;
+              EXPECT_LE(p.simulated, most + rounding) << test::describe(a, q) << " " << chunk_bytes
+                                                      << " B, ratio " << p.simulated / p.closed;
+              exact += r.least == 1 && r.most == 1 && r.more_alphas == 0;
+            }
+        }
+      });
+  EXPECT_GT(exact, 1000u) << "most closed forms are exact";
+}
+
+TEST(ClosedForm, OverheadsAreInEveryStep) {
+  const Result<Topology> star = make_cluster("rank:8{bw=1GB/s,lat=2us}");
+  Profile profile;
+  profile.send_overhead = 1e-6;
+  profile.recv_overhead = 0.5e-6;
+  profile.call_overhead = 3e-6;
+  Predictor predictor(*star, profile);
+  const Algorithm& ring = *find_algorithm("ring");
+  const PlanRequest q{Collective::all_reduce, 8, 0, false, 0, {}};
+  SimOptions options;
+  options.segments = {{0, 8 * 64000}};
+  const Result<SimReport> report = simulate(*ring.make(q), *star, profile, options);
+  ASSERT_TRUE(report.ok());
+  const Result<Prediction> p = predictor.predict(ring, q, 8 * 64000, DType::float32, ReduceOp::sum);
+  ASSERT_TRUE(p.ok());
+  EXPECT_NEAR(p->seconds, 3e-6 + 14 * (5.5e-6 + 64e-6), 1e-9);
+  EXPECT_NEAR(report->seconds, p->seconds, 1e-9);
+}
+
+// Two levels: closed forms per level against the simulator, where neighbours contend for NICs.
+TEST(ClosedForm, HierarchiesArePricedLevelByLevel) {
+  const Result<Topology> cluster =
+      make_cluster("node:4{nics=2x100Gb/s,lat=5us} gpu:8{bw=48GB/s,lat=1us}");
+  ASSERT_TRUE(cluster.ok());
+  const Profile profile;
+  Predictor predictor(*cluster, profile);
+  for (const Algorithm& a : algorithms()) {
+    if (!test::is_hierarchical(a) && a.name != "ring") continue;
+    for (uint64_t bytes : {uint64_t{1} << 12, uint64_t{1} << 20, uint64_t{1} << 26}) {
+      PlanRequest q{Collective::all_reduce, 32, 0, false, 1, {cluster->groups()}};
+      if (!test::is_hierarchical(a)) q.hierarchy = {};
+      SimOptions options;
+      options.segments = {{0, bytes}};
+      const Result<SimReport> report = simulate(*a.make(q), *cluster, profile, options);
+      ASSERT_TRUE(report.ok()) << report.status().message();
+      const Result<Prediction> p = predictor.predict(a, q, bytes, DType::float32, ReduceOp::sum);
+      ASSERT_TRUE(p.ok());
+      EXPECT_NEAR(report->seconds / p->seconds, 1, 0.15) << a.name << " " << bytes;
+    }
+  }
+}
+
+TEST(ClosedForm, CandidatesAreRankedAndErrorsNamed) {
+  const Result<Topology> cluster =
+      make_cluster("node:4{nics=8x100Gb/s,lat=5us} gpu:8{bw=48GB/s,lat=1us}");
+  ASSERT_TRUE(cluster.ok());
+  const Profile profile;
+  Predictor predictor(*cluster, profile);
+  PlanRequest q{Collective::all_reduce, 32, 0, false, 0, {cluster->groups()}};
+  auto best = [&](uint64_t bytes) {
+    const auto c = rank_candidates(predictor, q, bytes, DType::float32, ReduceOp::sum);
+    EXPECT_TRUE(c.ok());
+    for (size_t i = 1; i < c->size(); ++i)
+      EXPECT_LE((*c)[i - 1].prediction.seconds, (*c)[i].prediction.seconds);
+    return std::string(c->front().algorithm->name);
+  };
+  EXPECT_EQ(best(8), "direct_one_shot");
+  EXPECT_TRUE(best(uint64_t{1} << 28).starts_with("hierarchical_scatter"));
+  q.ranks = 33;
+  q.hierarchy = {};
+  const auto c = rank_candidates(predictor, q, 8, DType::float32, ReduceOp::sum);
+  ASSERT_FALSE(c.ok());
+  EXPECT_EQ(c.status().message(), "33 ranks do not fit a topology of 32");
+}
+
+}  // namespace
+}  // namespace tutti
