@@ -259,8 +259,8 @@ TEST(OnWait, EndsACallThatWaits) {
   world[0]->on_wait([&]() -> Status {
     return ++asked < 3 ? Status() : Status(Code::aborted, "interrupted");
   });
-  on_every_rank(world, [](Communicator& c) {
-    if (c.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  on_every_rank(world, [&](Communicator& c) {
+    while (c.rank() == 1 && asked < 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     // Rank 0 had announced itself in the first barrier, so rank 1 may complete that one.
     Status s = c.barrier();
     if (c.rank() == 1 && s.ok()) s = c.barrier();
