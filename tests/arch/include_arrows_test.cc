@@ -42,6 +42,7 @@ const std::vector<Room>& rooms() {
        {"src/communicator", "src/communicator/bootstrap", "src/planner", "src/executor", "sim",
         "src/algorithms", "src/plan", "src/cost", "topology", "transports", "kernels", "src/base",
         "include"}},
+      {"bindings/python/src", {}},
       {"include", {}},
       {"include/tutti", {}},
   };
@@ -70,7 +71,7 @@ std::vector<std::string> includes_of(const fs::path& file) {
 std::vector<fs::path> sources() {
   std::vector<fs::path> files;
   const fs::path root(TUTTI_SOURCE_DIR);
-  for (const char* top : {"src", "kernels", "transports", "topology", "sim", "perf", "include"})
+  for (const char* top : {"src", "kernels", "transports", "topology", "sim", "perf", "bindings", "include"})
     for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
       const std::string extension = entry.path().extension();
       if (extension == ".h" || extension == ".cc" || extension == ".cu" || extension == ".cuh")

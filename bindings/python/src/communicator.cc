@@ -1,4 +1,4 @@
-#include "communicator.h"
+#include "bindings/python/src/communicator.h"
 
 #include <fmt/format.h>
 
@@ -43,7 +43,7 @@ void PyWork::wait(std::optional<double> timeout) {
     throw nb::python_error();
   }
   o.prepared.clear();
-  throw_if_error(status);
+  throw_if_error(status, o.communicator->rank());
 }
 
 // --- PyCommunicator
@@ -120,7 +120,8 @@ void PyCommunicator::run(Prepared prepared) {
   }
   CallGuard guard(*this);
   throw_if_error(
-      BlockingCall::run([&] { return prepared.operation.issue(*communicator_); }));
+      BlockingCall::run([&] { return prepared.operation.issue(*communicator_); }),
+      communicator_->rank());
 }
 
 void PyCommunicator::barrier() { run({}); }
@@ -129,7 +130,8 @@ void PyCommunicator::run_group(std::vector<Prepared> prepared) {
   get();
   if (outstanding()) return start(std::move(prepared), true).wait(std::nullopt);
   CallGuard guard(*this);
-  throw_if_error(BlockingCall::run([&] { return issue_all(*communicator_, prepared); }));
+  throw_if_error(BlockingCall::run([&] { return issue_all(*communicator_, prepared); }),
+                 communicator_->rank());
 }
 
 PyWork PyCommunicator::start(std::vector<Prepared> prepared, bool as_group) {
@@ -172,7 +174,7 @@ void PyCommunicator::destroy() {
   if (communicator_ == nullptr) return;
   if (calls_ > 0)
     throw_status(Status(Code::invalid_usage,
-                        "destroy: another thread is in a call of this communicator; abort() first"));
+                        "destroy: another thread is in a call of this communicator; abort it first"));
   if (getpid() == process_ && communicator_->error().ok()) wait_outstanding();
   abandon();
 }

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "interrupt.h"
-#include "operation.h"
+#include "bindings/python/src/interrupt.h"
+#include "bindings/python/src/operation.h"
 #include "tutti/communicator.h"
 
 namespace tutti::python {

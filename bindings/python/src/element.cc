@@ -1,5 +1,5 @@
 // The types of the buffer protocol, of DLPack and of ml_dtypes.
-#include "element.h"
+#include "bindings/python/src/element.h"
 
 #include <cstring>
 

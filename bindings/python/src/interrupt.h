@@ -11,7 +11,7 @@
 #include <thread>
 #include <utility>
 
-#include "errors.h"
+#include "bindings/python/src/errors.h"
 #include "tutti/communicator.h"
 
 namespace tutti::python {

@@ -1,4 +1,4 @@
-#include "memory_view.h"
+#include "bindings/python/src/memory_view.h"
 
 #include <fmt/format.h>
 #include <nanobind/stl/string.h>
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "errors.h"
+#include "bindings/python/src/errors.h"
 
 namespace tutti::python {
 namespace {

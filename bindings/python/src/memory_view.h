@@ -6,7 +6,7 @@
 
 #include <cstddef>
 
-#include "element.h"
+#include "bindings/python/src/element.h"
 
 namespace tutti::python {
 

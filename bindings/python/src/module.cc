@@ -8,7 +8,7 @@
 
 #include <cstring>
 
-#include "communicator.h"
+#include "bindings/python/src/communicator.h"
 
 namespace tutti::python {
 namespace {
@@ -258,7 +258,6 @@ nb::object split(PyCommunicator& self, std::optional<int> color, int key, const 
   return nb::cast(new PyCommunicator(std::move(*made)), nb::rv_policy::take_ownership);
 }
 
-#ifdef TUTTI_SURVIVORS
 PyCommunicator* shrink(PyCommunicator& self, const std::vector<Rank>& excluded,
                        const Config* config) {
   std::shared_ptr<Communicator> c = self.get();
@@ -268,7 +267,6 @@ PyCommunicator* shrink(PyCommunicator& self, const std::vector<Rank>& excluded,
       [=] { return c->shrink(excluded, settings ? &*settings : nullptr); }, aborting(c)));
 }
 
-#endif
 UniqueId grow_id(PyCommunicator& self) {
   Result<UniqueId> id = self.get()->grow_id();
   if (!id) throw_status(id.status());
@@ -289,7 +287,6 @@ PyCommunicator* grow(PyCommunicator& self, uint32_t ranks, const UniqueId* id,
       aborting(c)));
 }
 
-#ifdef TUTTI_SURVIVORS
 std::pair<uint64_t, std::vector<Rank>> agree(PyCommunicator& self, uint64_t flags, double timeout) {
   std::shared_ptr<Communicator> c = self.get();
   const std::chrono::nanoseconds patience(static_cast<int64_t>(timeout * 1e9));
@@ -300,7 +297,6 @@ std::pair<uint64_t, std::vector<Rank>> agree(PyCommunicator& self, uint64_t flag
   return {agreed->flags, agreed->failed};
 }
 
-#endif
 void bind_life_cycle(CommunicatorClass& c) {
   c.def_static("init", &init, "nranks"_a, "rank"_a, "unique_id"_a, "config"_a = nb::none(),
                "Joins rank `rank` of `nranks`; blocks until all have joined.");
@@ -317,9 +313,8 @@ void bind_life_cycle(CommunicatorClass& c) {
   c.def_prop_ro("is_valid", &PyCommunicator::valid, "False after destroy().");
   c.def("finalize", &PyCommunicator::finalize, "Waits for outstanding work and says goodbye.");
   c.def("destroy", &PyCommunicator::destroy, "finalize(), then frees everything.");
-  c.def("abort", &PyCommunicator::abort, "reason"_a = "abort() was called",
+  c.def("abort", &PyCommunicator::abort, "reason"_a = "the program aborted it",
         "From any thread: ends the running operation here and on all ranks.");
-#ifdef TUTTI_SURVIVORS
   c.def("revoke",
         [](PyCommunicator& s, const std::string& reason) {
           std::shared_ptr<Communicator> comm = s.get();
@@ -334,15 +329,12 @@ void bind_life_cycle(CommunicatorClass& c) {
   c.def("agree", &agree, "flags"_a = ~uint64_t{0}, "timeout"_a = 30.0,
         "(flags, failed): the AND of the survivors' flags and the union of the failed ranks that "
         "they know, the same on each.");
-#endif
   c.def("split", &split, "color"_a.none(), "key"_a = 0, "config"_a = nb::none(),
         nb::sig("def split(self, color: int | None, key: int = 0, config: Config | None = None) -> "
                 "Communicator | None"),
         "Collective: ranks of the same color form a communicator, ordered by key. None opts out.");
-#ifdef TUTTI_SURVIVORS
   c.def("shrink", &shrink, "exclude_ranks"_a, "config"_a = nb::none(),
         "Called by every rank that is not excluded, with the same set: a communicator without them.");
-#endif
   c.def("get_unique_id", &grow_id, "The id under which new ranks enter: see grow().");
   c.def("grow", &grow, "nranks"_a, "unique_id"_a = nb::none(), "config"_a = nb::none(),
         "Collective with Communicator.init() of the new ranks: a communicator of nranks ranks. The "
@@ -350,7 +342,7 @@ void bind_life_cycle(CommunicatorClass& c) {
   c.def("get_async_error",
         [](PyCommunicator& s) -> nb::object {
           const Status status = s.get()->error();
-          return status.ok() ? nb::none() : make_exception(status);
+          return status.ok() ? nb::none() : make_exception(status, s.get()->rank());
         },
         nb::sig("def get_async_error(self) -> tutti._errors.TuttiError | None"),
         "The first cause that broke the communicator, or None.");
@@ -404,6 +396,14 @@ void bind_life_cycle(CommunicatorClass& c) {
   });
 }
 
+UniqueId id_from_bytes(const char* call, const nb::bytes& data) {
+  UniqueId id;
+  if (data.size() != id.bytes.size())
+    throw_value_error({call, "data"}, "has " + std::to_string(data.size()) + " bytes, not 128");
+  std::memcpy(id.bytes.data(), data.c_str(), id.bytes.size());
+  return id;
+}
+
 void bind_values(nb::module_& m) {
   nb::enum_<ReduceOp>(m, "ReduceOp", "Reduction operators, in NCCL's numbering.")
       .value("SUM", ReduceOp::sum)
@@ -424,14 +424,7 @@ void bind_values(nb::module_& m) {
                     return *id;
                   })
       .def_static("from_bytes",
-                  [](nb::bytes data) {
-                    UniqueId id;
-                    if (data.size() != id.bytes.size())
-                      throw_value_error({"UniqueId.from_bytes", "data"},
-                                        "has " + std::to_string(data.size()) + " bytes, not 128");
-                    std::memcpy(id.bytes.data(), data.c_str(), id.bytes.size());
-                    return id;
-                  },
+                  [](nb::bytes data) { return id_from_bytes("UniqueId.from_bytes", data); },
                   "data"_a)
       .def("__bytes__",
            [](const UniqueId& id) { return nb::bytes(id.bytes.data(), id.bytes.size()); })
@@ -443,10 +436,11 @@ void bind_values(nb::module_& m) {
       .def("__hash__",
            [](const UniqueId& id) { return nb::hash(nb::bytes(id.bytes.data(), id.bytes.size())); })
       .def("__repr__", [](const UniqueId& id) { return "<tutti.UniqueId " + id.to_string() + ">"; })
-      .def("__reduce__", [](nb::handle self) {
-        return nb::make_tuple(nb::type<UniqueId>().attr("from_bytes"),
-                              nb::make_tuple(self.attr("__bytes__")()));
-      }, nb::sig("def __reduce__(self) -> tuple[typing.Any, ...]"));
+      .def("__getstate__",
+           [](const UniqueId& id) { return nb::bytes(id.bytes.data(), id.bytes.size()); })
+      .def("__setstate__", [](UniqueId& self, nb::bytes state) {
+        new (&self) UniqueId(id_from_bytes("UniqueId.__setstate__", state));
+      });
 
   nb::class_<Config>(m, "Config", "Settings of a communicator; see include/tutti/config.h.")
       .def("__init__", [](Config* self) { new (self) Config(); })

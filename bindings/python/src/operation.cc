@@ -1,4 +1,4 @@
-#include "operation.h"
+#include "bindings/python/src/operation.h"
 
 #include <fmt/format.h>
 

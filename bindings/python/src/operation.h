@@ -6,7 +6,7 @@
 #include <variant>
 #include <vector>
 
-#include "memory_view.h"
+#include "bindings/python/src/memory_view.h"
 #include "tutti/communicator.h"
 
 namespace tutti::python {

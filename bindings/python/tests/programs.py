@@ -226,21 +226,6 @@ def interrupted(comm: tutti.Communicator, form: str) -> tuple[str, float]:
     return "not interrupted", time.monotonic() - start
 
 
-def dies(comm: tutti.Communicator) -> tuple[str, int | None, float]:
-    """Rank 1 is killed in the middle."""
-    x = np.ones(1000)
-    comm.allreduce(x)
-    if comm.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    start = time.monotonic()
-    try:
-        for _ in range(1000000):
-            comm.allreduce(x)
-    except tutti.RemoteError as error:
-        return str(error), error.peer, time.monotonic() - start
-    return "no error", None, 0.0
-
-
 def disagrees(comm: tutti.Communicator) -> str:
     try:
         comm.allreduce(np.ones(3 if comm.rank else 4, "float32"))
@@ -274,3 +259,29 @@ def fails(comm: tutti.Communicator) -> None:
 
 def sleeps(comm: tutti.Communicator) -> None:
     time.sleep(60)
+
+
+def every_dtype(comm: tutti.Communicator, names: list[str]) -> str:
+    for name in names:
+        all_collectives(comm, name)
+    return "ok"
+
+
+def survives(comm: tutti.Communicator) -> list[int]:
+    """Rank 1 leaves; the others revoke, agree on who is left, shrink and go on."""
+    x = np.full(1000, 1.0)
+    comm.allreduce(x)
+    if comm.rank == 1:
+        comm.abort("rank 1 gives up")
+        return []
+    try:
+        while True:
+            comm.allreduce(x)
+    except tutti.TuttiError:
+        pass
+    comm.revoke("recovering")
+    flags, _ = comm.agree(0b110 | comm.rank, timeout=20)
+    small = comm.shrink([1])
+    y = np.full(3, float(comm.rank))
+    small.allreduce(y)
+    return [small.rank, small.nranks, int(y[0]), flags & 0b110]

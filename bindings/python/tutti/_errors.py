@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-_RANK = re.compile(r"\brank (\d+)")
-_PEER = re.compile(r"\bpeer (\d+)|\bfor rank (\d+)|but rank (\d+)|\bother ranks? (\d+)")
+# Messages begin with who speaks, and name peers as "peer 3", "rank 3 (host b, pid 412)", "for rank 3".
+_RANK = re.compile(r"^rank (\d+)(?! \(host)")
+_PEER = re.compile(r"\bpeer (\d+)|\brank (\d+) \(host|\bfor rank (\d+)|but rank (\d+)")
 
 
 class TuttiError(Exception):
@@ -95,7 +96,7 @@ def _first(pattern: re.Pattern[str], text: str) -> int | None:
     return int(next(g for g in found.groups() if g is not None)) if found else None
 
 
-def from_status(code: str, message: str) -> TuttiError:
-    """The exception for a Status of the library."""
+def from_status(code: str, message: str, rank: int | None = None) -> TuttiError:
+    """The exception for a Status of the library that rank `rank` got."""
     kind = _BY_CODE.get(code, InternalError)
-    return kind(message, _first(_RANK, message), _first(_PEER, message))
+    return kind(message, _first(_RANK, message) if rank is None else rank, _first(_PEER, message))

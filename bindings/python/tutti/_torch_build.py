@@ -21,9 +21,9 @@ from types import ModuleType
 from typing import Any
 
 _HERE = pathlib.Path(__file__).resolve().parent
-# In a wheel beside this file; in a checkout, where links of a build folder lead back to, above it.
-_SOURCES = [_HERE / "_torch_src", _HERE.parent / "src" / "torch"]
-_INCLUDES = [_HERE / "_include", _HERE.parents[2] / "include"]
+# The repository, or the part of it that a wheel holds.
+_ROOTS = [_HERE / "_source", _HERE.parents[2]]
+_SOURCES = "bindings/python/src/torch"
 
 
 def compile_flags(torch: Any) -> list[str]:
@@ -43,11 +43,11 @@ def link_flags(torch: Any) -> list[str]:
     return [f"-L{pathlib.Path(torch.__file__).parent / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10"]
 
 
-def _first(folders: list[pathlib.Path], file: str) -> pathlib.Path:
-    for folder in folders:
-        if (folder / file).exists():
-            return folder
-    raise ImportError(f"tutti.torch: {file} is missing from this installation of tutti")
+def _root() -> pathlib.Path:
+    for root in _ROOTS:
+        if (root / _SOURCES).exists():
+            return root
+    raise ImportError(f"tutti.torch: {_SOURCES} is missing from this installation of tutti")
 
 
 def _library() -> pathlib.Path:
@@ -62,8 +62,7 @@ def _library() -> pathlib.Path:
 
 
 def _build(torch: Any, target: pathlib.Path) -> None:
-    sources = _first(_SOURCES, "backend.cc")
-    include = _first(_INCLUDES, "tutti/communicator.h")
+    root = _root()
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise ImportError("tutti.torch: no C++ compiler to build the extension for torch "
@@ -72,10 +71,10 @@ def _build(torch: Any, target: pathlib.Path) -> None:
     library = _library()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         jobs = []
-        for source in sorted(sources.glob("*.cc")):
+        for source in sorted((root / _SOURCES).glob("*.cc")):
             out = f"{folder}/{source.stem}.o"
             jobs.append((out, subprocess.Popen(
-                [compiler, *compile_flags(torch), f"-I{include}", "-c", str(source), "-o", out],
+                [compiler, *compile_flags(torch), f"-I{root}", f"-I{root / 'include'}", "-c", str(source), "-o", out],
                 stderr=subprocess.PIPE, text=True)))
         for out, job in jobs:
             _, errors = job.communicate()
@@ -92,7 +91,7 @@ def _build(torch: Any, target: pathlib.Path) -> None:
 
 def _cached(torch: Any) -> pathlib.Path:
     digest = hashlib.sha256()
-    for source in sorted(_first(_SOURCES, "backend.cc").glob("*")):
+    for source in sorted((_root() / _SOURCES).glob("*")):
         digest.update(source.read_bytes())
     digest.update(str(_library()).encode())
     cache = pathlib.Path(os.environ.get("TUTTI_TORCH_CACHE") or pathlib.Path.home() / ".cache" / "tutti")

@@ -7,12 +7,11 @@ Serves CPU tensors: every collective, point-to-point with tags, futures, DDP, FS
 timeout of a process group bounds each operation; an error names the rank that is to blame.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: DDP reads the annotations of its hooks.
 import atexit
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Union
 
 import torch
 import torch.distributed as dist
@@ -46,10 +45,10 @@ class DdpState:
     """
 
     process_group: Any = None
-    compress: torch.dtype | None = None
+    compress: Union[torch.dtype, None] = None
 
 
-def ddp_hook(state: DdpState | None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+def ddp_hook(state: Union[DdpState, None], bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A DDP communication hook that averages inside the all-reduce, without DDP's own pass over the
     gradients: `model.register_comm_hook(tutti.torch.DdpState(), tutti.torch.ddp_hook)`."""
     state = state or DdpState()

@@ -1,12 +1,10 @@
-#include "backend.h"
-
-#include <torch/csrc/python_headers.h>
+#include "bindings/python/src/torch/backend.h"
 
 #include <set>
 #include <thread>
 
-#include "signals.h"
-#include "tensors.h"
+#include "bindings/python/src/torch/signals.h"
+#include "bindings/python/src/torch/tensors.h"
 
 namespace tutti::torch_backend {
 namespace {
@@ -24,20 +22,6 @@ Registry& registry() {
   static Registry* the_one = new Registry;  // outlives static destructors
   return *the_one;
 }
-
-// What blocks must not hold the GIL: progress threads run Python callbacks.
-class WithoutGil {
- public:
-  WithoutGil() : state_(Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr) {}
-  ~WithoutGil() {
-    if (state_ != nullptr) PyEval_RestoreThread(state_);
-  }
-  WithoutGil(const WithoutGil&) = delete;
-  WithoutGil& operator=(const WithoutGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
 
 Config config_with(milliseconds timeout) {
   Result<Config> config = Config::from_environment();
@@ -274,9 +258,7 @@ c10::intrusive_ptr<c10d::Backend> TuttiBackend::split(const c10::intrusive_ptr<c
 
 // --- running
 
-// One at a time in the communicator, from whatever thread.
 Status TuttiBackend::run(const Body& body) {
-  std::lock_guard lock(running_);
   at::NoGradGuard no_grad;
   try {
     return body(*communicator_);
@@ -299,21 +281,27 @@ c10::intrusive_ptr<TuttiWork> TuttiBackend::make_work(Call& call) {
 TuttiBackend::WorkPtr TuttiBackend::launch(Call call, Body body) {
   const bool async = call.async || coalescing_;
   c10::intrusive_ptr<TuttiWork> work = make_work(call);
-  if (!async && pending_ == 0) {
-    // The caller would only wait: it does the work itself.
-    SignalScope signals;
-    const Status status = run(body);
-    work->complete(status);
-    signals.rethrow();
-    return work;
+  SignalScope signals;
+  {
+    WithoutGil without_gil;
+    std::unique_lock lock(issuing_);
+    if (!async && pending_ == 0) {
+      // The caller would only wait: it does the work itself. Whoever issues meanwhile waits, since a
+      // communicator has one caller at a time.
+      const Status status = run(body);
+      lock.unlock();
+      work->complete(status);
+    } else {
+      ++pending_;
+      communicator_->submit([this, work, body = std::move(body)](Communicator&) {
+        const Status status = run(body);
+        --pending_;
+        work->complete(status);
+        return status;
+      });
+    }
   }
-  ++pending_;
-  communicator_->submit([this, work, body = std::move(body)](Communicator&) {
-    const Status status = run(body);
-    --pending_;
-    work->complete(status);
-    return status;
-  });
+  signals.rethrow();
   return work;
 }
 

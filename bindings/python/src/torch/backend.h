@@ -12,9 +12,9 @@
 #include <memory>
 #include <mutex>
 
-#include "channel.h"
+#include "bindings/python/src/torch/channel.h"
 #include "tutti/communicator.h"
-#include "work.h"
+#include "bindings/python/src/torch/work.h"
 
 namespace tutti::torch_backend {
 
@@ -72,7 +72,7 @@ class TuttiBackend final : public c10d::Backend {
   uint64_t getSequenceNumberForGroup() override { return sequence_; }
   void setTimeout(std::chrono::milliseconds timeout) override { options_->timeout = timeout; }
   c10d::ErrorType getError() override;
-  void abort() override { abort_all("abort() was called"); }
+  void abort() override { abort_all("the program aborted the process group"); }
   void shutdown() override;
 
   // For the end of the interpreter: every backend of the process.
@@ -100,7 +100,7 @@ class TuttiBackend final : public c10d::Backend {
   std::shared_ptr<Communicator> communicator_;
   std::atomic<uint64_t> sequence_{0};
   std::atomic<uint32_t> pending_{0};  // asynchronous operations that are not done
-  std::mutex running_;                // who is inside the communicator
+  std::mutex issuing_;                // who issues an operation, or runs one on its own thread
   std::atomic<bool> shut_down_{false};
 
   std::mutex channels_mutex_;

@@ -1,4 +1,4 @@
-#include "channel.h"
+#include "bindings/python/src/torch/channel.h"
 
 #include <ATen/core/grad_mode.h>
 
@@ -10,7 +10,7 @@ Channel::Channel(bool sends, int peer, Connect connect)
     : sends_(sends), peer_(peer), connect_(std::move(connect)), thread_([this] { loop(); }) {}
 
 Channel::~Channel() {
-  abort("the process group was shut down");
+  this->abort("the process group was shut down");
   thread_.join();
 }
 

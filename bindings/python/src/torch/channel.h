@@ -15,7 +15,7 @@
 #include <ATen/ATen.h>
 
 #include "tutti/communicator.h"
-#include "work.h"
+#include "bindings/python/src/torch/work.h"
 
 namespace tutti::torch_backend {
 

@@ -4,7 +4,7 @@
 #include <torch/version.h>
 #include <pybind11/chrono.h>
 
-#include "backend.h"
+#include "bindings/python/src/torch/backend.h"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using tutti::torch_backend::TuttiBackend;

@@ -1,4 +1,4 @@
-#include "signals.h"
+#include "bindings/python/src/torch/signals.h"
 
 #include <torch/csrc/python_headers.h>
 
@@ -19,12 +19,17 @@ thread_local State state;
 
 }  // namespace
 
+WithoutGil::WithoutGil()
+    : state_(Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr) {}
+WithoutGil::~WithoutGil() {
+  if (state_ != nullptr) PyEval_RestoreThread(static_cast<PyThreadState*>(state_));
+}
+
 Status handle_signals() {
   const auto now = std::chrono::steady_clock::now();
   if (state.depth == 0 || now - state.looked < std::chrono::milliseconds(20)) return {};
   state.looked = now;
-  // A caller that kept the GIL has chosen to be deaf.
-  if (!Py_IsInitialized() || PyGILState_Check() != 0) return {};
+  if (!Py_IsInitialized()) return {};
   const PyGILState_STATE gil = PyGILState_Ensure();
   const bool raised = PyErr_CheckSignals() != 0;
   if (raised) {

@@ -1,4 +1,4 @@
-#include "tensors.h"
+#include "bindings/python/src/torch/tensors.h"
 
 namespace tutti::torch_backend {
 namespace {

@@ -1,8 +1,10 @@
-#include "work.h"
+#include "bindings/python/src/torch/work.h"
 
 #include <torch/csrc/python_headers.h>
 
 #include <torch/csrc/Exceptions.h>
+
+#include "bindings/python/src/torch/signals.h"
 
 namespace tutti::torch_backend {
 
@@ -49,6 +51,7 @@ bool TuttiWork::isSuccess() const {
 }
 
 bool TuttiWork::wait_until_done(milliseconds patience) {
+  WithoutGil without_gil;
   std::unique_lock<std::mutex> lock(mutex_);
   return cv_.wait_for(lock, patience, [&] { return completed_; });
 }
@@ -68,7 +71,7 @@ bool TuttiWork::wait(milliseconds timeout) {
       if (wait_until_done(milliseconds(1000))) break;
       std::rethrow_exception(to_exception(Status(Code::timeout, text)));
     }
-    if (PyGILState_Check() != 0 || !Py_IsInitialized()) continue;
+    if (!Py_IsInitialized()) continue;
     const PyGILState_STATE gil = PyGILState_Ensure();
     const bool raised = PyErr_CheckSignals() != 0;
     if (raised) {
@@ -88,7 +91,7 @@ bool TuttiWork::wait(milliseconds timeout) {
   return true;
 }
 
-void TuttiWork::abort() { on_overdue_("Work.abort() was called"); }
+void TuttiWork::abort() { on_overdue_("the program aborted the operation"); }
 
 c10::intrusive_ptr<c10d::Work> all_of(int rank, uint64_t sequence,
                                       const std::vector<c10::intrusive_ptr<TuttiWork>>& works) {
