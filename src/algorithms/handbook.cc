@@ -52,7 +52,7 @@ constexpr Page k_pages[] = {
     {"double_binary_tree", Collective::reduce, 6, "(2 lg n + C)(α + M/C β)",
      "middle and large blocks, many ranks"},
     {"binomial", Collective::broadcast, 8, "lg n (α + M β)", "small blocks"},
-    {"binomial", Collective::reduce, 8, "lg n (α + M β + M γ)", "small blocks"},
+    {"binomial", Collective::reduce, 8, "lg n (α + M β) + ½ lg n (lg n + 1) M γ", "small blocks"},
     {"binomial", Collective::gather, 8, "(lg n + 1) α + (n-1) M β", "small blocks, many ranks"},
     {"binomial", Collective::scatter, 8, "(lg n + 1) α + (n-1) M β", "small blocks, many ranks"},
     {"recursive_doubling", Collective::all_reduce, 5,
