@@ -270,9 +270,9 @@ def every_dtype(comm: tutti.Communicator, names: list[str]) -> str:
 def survives(comm: tutti.Communicator) -> list[int]:
     """Rank 1 leaves; the others revoke, agree on who is left, shrink and go on."""
     x = np.full(1000, 1.0)
-    comm.allreduce(x)
     if comm.rank == 1:
-        comm.abort("rank 1 gives up")
+        comm.allreduce(x)
+        comm.abort("rank 1 gives up")  # which may stop the others in that very allreduce
         return []
     try:
         while True:
