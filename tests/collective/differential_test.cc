@@ -74,7 +74,7 @@ RankMemory lay_out(const Case& k, uint32_t n, Rank r, const Bytes& input) {
   m.storage.assign(std::max(in, out) + 64, std::byte{0xa5});
   m.send = m.storage.data() + (out > in ? r * block : 0);
   m.recv = m.storage.data() + (in > out ? r * block : 0);
-  std::memcpy(m.send, input.data(), in);
+  if (in > 0) std::memcpy(m.send, input.data(), in);
   return m;
 }
 
