@@ -79,8 +79,7 @@ inline std::vector<Bytes> expected_outputs(const Plan& plan, uint64_t count, DTy
     for (uint32_t c = 0; c < plan.shape().output_chunks(r); ++c) {
       const Extent e = layout.chunk(Buffer::output, c, 0);
       if (e.bytes > 0)
-        if (e.bytes > 0)
-          std::memcpy(outputs[r].data() + e.offset, interpreter.value(r, Buffer::output, c).data(),
+        std::memcpy(outputs[r].data() + e.offset, interpreter.value(r, Buffer::output, c).data(),
                     e.bytes);
     }
   return outputs;
