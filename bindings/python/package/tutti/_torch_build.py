@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 _HERE = pathlib.Path(__file__).resolve().parent
 # The repository, or the part of it that a wheel holds.
-_ROOTS = [_HERE / "_source", _HERE.parents[2]]
+_ROOTS = [_HERE / "_source", _HERE.parents[3]]
 _SOURCES = "bindings/python/src/torch"
 
 
@@ -63,8 +64,8 @@ def _library() -> pathlib.Path:
 
 def _build(torch: Any, target: pathlib.Path) -> None:
     root = _root()
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "")
+    if not compiler:
         raise ImportError("tutti.torch: no C++ compiler to build the extension for torch "
                           f"{torch.__version__}; install g++ or set CXX")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def _build(torch: Any, target: pathlib.Path) -> None:
         for source in sorted((root / _SOURCES).glob("*.cc")):
             out = f"{folder}/{source.stem}.o"
             jobs.append((out, subprocess.Popen(
-                [compiler, *compile_flags(torch), f"-I{root}", f"-I{root / 'include'}", "-c", str(source), "-o", out],
+                [*compiler, *compile_flags(torch), f"-I{root}", f"-I{root / 'include'}", "-c", str(source), "-o", out],
                 stderr=subprocess.PIPE, text=True)))
         for out, job in jobs:
             _, errors = job.communicate()
@@ -82,7 +83,7 @@ def _build(torch: Any, target: pathlib.Path) -> None:
                 raise ImportError(f"tutti.torch: building for torch {torch.__version__} failed:\n{errors[-4000:]}")
         made = f"{folder}/{target.name}"
         done = subprocess.run(
-            [compiler, "-shared", *[out for out, _ in jobs], str(library), *link_flags(torch),
+            [*compiler, "-shared", *[out for out, _ in jobs], str(library), *link_flags(torch),
              f"-Wl,-rpath,{library.parent}", "-o", made], capture_output=True, text=True)
         if done.returncode != 0:
             raise ImportError(f"tutti.torch: linking for torch {torch.__version__} failed:\n{done.stderr[-4000:]}")
