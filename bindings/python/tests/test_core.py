@@ -203,6 +203,17 @@ def test_exceptions_carry_rank_and_peer_and_travel():
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.rank, again.peer, again.code) == (
         tutti.RemoteError, str(error), 7, 3, "remote_error")
+    for text, rank, peer in [
+        ("rank 1 (host vm, pid 5) died during all_reduce #2", None, 1),
+        ("rank 1 has left the communicator", None, 1),
+        ("rank 10: rank 1 has left the communicator during barrier #2", 10, 1),
+        ("rank 0 calls all_reduce #1 of 4, but rank 2 calls all_reduce #1 of 3", 0, 2),
+        ("rank 0 waits in barrier #1 for rank 12, which has left that call for barrier #2", 0, 12),
+        ("rank 3: aborted: enough", 3, None),
+        ("no port", None, None),
+    ]:
+        error = from_status("aborted", text)
+        assert (error.rank, error.peer) == (rank, peer), text
 
 
 def test_ranks_that_disagree_are_both_named():
@@ -245,11 +256,12 @@ def test_ctrl_c_while_joining():
 def test_death_of_a_rank_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, signal, time, numpy, tutti\ncomm = tutti.Communicator.from_environment()\n"
+        "import os, signal, sys, time, numpy, tutti\ncomm = tutti.Communicator.from_environment()\n"
         "x = numpy.ones(1000)\ncomm.allreduce(x)\n"
         "if comm.rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nstart = time.monotonic()\n"
         "try:\n  while True: comm.allreduce(x)\n"
-        "except tutti.RemoteError as e: print(e.peer, e.rank == comm.rank, time.monotonic() - start < 5)\n")
+        "except tutti.RemoteError as e:\n  print(f'{e.peer} {e.rank == comm.rank} {time.monotonic() - start < 5}\\n', end='')\n"
+        "  print(e, file=sys.stderr)\n")
     done = python("-m", "tutti.launch", "-n", "3", str(script))
     assert done.returncode == 128 + signal.SIGKILL
     assert done.stdout.splitlines() == ["1 True True"] * 2, done.stdout + done.stderr

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-# Messages begin with who speaks, and name peers as "peer 3", "rank 3 (host b, pid 412)", "for rank 3".
-_RANK = re.compile(r"^rank (\d+)(?! \(host)")
-_PEER = re.compile(r"\bpeer (\d+)|\brank (\d+) \(host|\bfor rank (\d+)|but rank (\d+)")
+# Messages begin with who speaks, and name peers: "peer 3", "rank 3 (host b, pid 412)", "rank 3 has left".
+_FATE = r"(?: \(host| has left| has died| died| left| closed)"
+_RANK = re.compile(rf"^rank (\d+)\b(?!{_FATE})")
+_PEER = re.compile(rf"\bpeer (\d+)|\brank (\d+){_FATE}|\bfor rank (\d+)|but rank (\d+)")
 
 
 class TuttiError(Exception):
