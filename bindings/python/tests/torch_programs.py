@@ -427,6 +427,10 @@ def leaves() -> None:
     rank, _, _ = start(timeout=20)
     dist.all_reduce(torch.ones(3))
     print("fine", flush=True)
+    store = dist.distributed_c10d._get_default_store()
+    store.add("through", 1)
+    while rank == 0 and store.add("through", 0) < dist.get_world_size():
+        time.sleep(0.01)
     if rank == 0:
         globals()["kept"] = dist.all_reduce(torch.ones(3), async_op=True)
 

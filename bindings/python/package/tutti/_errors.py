@@ -7,7 +7,7 @@ import re
 # Messages begin with who speaks, and name peers: "peer 3", "rank 3 (host b, pid 412)", "rank 3 has left".
 _FATE = r"(?: \(host| has left| has died| died| left| closed)"
 _RANK = re.compile(rf"^rank (\d+)\b(?!{_FATE})")
-_PEER = re.compile(rf"\bpeer (\d+)|\brank (\d+){_FATE}|\bfor rank (\d+)|but rank (\d+)")
+_PEER = re.compile(rf"\bpeer (\d+)|\brank (\d+){_FATE}|\bfor rank (\d+)|but rank (\d+)|connection to rank (\d+)")
 
 
 class TuttiError(Exception):
