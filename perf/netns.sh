@@ -1,6 +1,7 @@
 #!/bin/bash
 # Four network namespaces as hosts on one machine, two ranks each, links shaped to 1 Gbit/s both ways:
-# tutti, Open MPI and Gloo in turns over the same sizes, beside what bare sockets need for the bytes.  Needs root (CAP_NET_ADMIN) and iproute2.
+# tutti, Open MPI and Gloo in turns over the same sizes, beside what bare sockets need for the bytes.
+# Needs root (CAP_NET_ADMIN) and iproute2.
 #
 #   perf/netns.sh [--bin DIR] [--rate 1gbit|none] [--sizes "64K 1M 64M"] [--repeats 3] [--out FILE]
 #   perf/netns.sh agent HOST COMMAND...    (what tutti run and mpirun start ranks with)
