@@ -5,14 +5,11 @@
 // Ranks outnumber CPUs by far, so a time here is work, not latency: all ranks' steps one after the
 // other on the CPUs there are. "per rank-step" divides by the plan's steps of all ranks.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <atomic>
 #include <barrier>
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <mutex>
 #include <string>
