@@ -7,6 +7,7 @@
 #include <numeric>
 #include <random>
 
+#include "kernels/cpu/detect.h"
 #include "kernels/cpu/kernels.h"
 #include "tests/kernels/reference.h"
 #include "tests/kernels/targets.h"
@@ -241,6 +242,11 @@ TEST(Semantics, NothingToDoTouchesNothing) {
 TEST(Semantics, TargetNameIsTheBestSupported) {
   const int64_t supported = hwy::SupportedTargets();
   EXPECT_STREQ(target_name(), hwy::TargetName(supported & -supported));
+}
+
+// What the shared libraries go by agrees with what Highway finds itself.
+TEST(Semantics, TheCpuIsDetectedAsHighwayDoes) {
+  EXPECT_EQ(detect_targets(), hwy::SupportedTargets() & HWY_TARGETS);
 }
 
 }  // namespace
