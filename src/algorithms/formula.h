@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "src/algorithms/host_device.h"
+#include "src/base/host_device.h"
 #include "src/plan/plan.h"
 
 namespace tutti {

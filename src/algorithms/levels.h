@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "src/algorithms/host_device.h"
+#include "src/base/host_device.h"
 #include "src/plan/plan.h"
 #include "tutti/status.h"
 

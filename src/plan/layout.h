@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "src/base/host_device.h"
 #include "src/plan/plan.h"
 
 namespace tutti {
@@ -49,8 +50,8 @@ class Layout {
     rounds_ = count == 0 ? 1 : static_cast<uint32_t>((count + round - 1) / round);
   }
 
-  uint32_t rounds() const { return rounds_; }
-  size_t element_bytes() const { return element_; }
+  TUTTI_HD uint32_t rounds() const { return rounds_; }
+  TUTTI_HD size_t element_bytes() const { return element_; }
   uint64_t count() const { return count_; }
   uint64_t block_bytes() const { return count_ * element_; }
   // Bytes of scratch for `scratch_chunks` chunks (the same area serves every round).
@@ -59,7 +60,7 @@ class Layout {
   }
 
   // The bytes of chunk `chunk` of `buffer` in `round`.
-  Extent chunk(Buffer buffer, uint32_t chunk, uint32_t round) const {
+  TUTTI_HD Extent chunk(Buffer buffer, uint32_t chunk, uint32_t round) const {
     const uint64_t in_block = chunk % chunks_, block = chunk / chunks_;
     const uint64_t base = std::min(count_, uint64_t{round} * chunk_ * chunks_ + in_block * chunk_);
     const uint64_t end = std::min(count_, base + chunk_);
