@@ -1,6 +1,7 @@
 // Communicators from communicators: split, shrink, grow, and revoke, which makes room for a shrink.
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstring>
 
 #include "src/nccl/api.h"
@@ -22,6 +23,31 @@ Status launch_child(ncclComm_t* out, const std::shared_ptr<Comm>& parent,
   auto child = std::make_shared<Comm>(0, 0, parent->device(), std::move(*settings));
   return launch(out, {child, parent,
                       [parent, make = std::move(make)] { return make(*parent->communicator()); }});
+}
+
+// All who live, by agreement: who they are, and afterwards that each of them has entered, since
+// another rank may have died meanwhile. Every round that fails has lost a rank, or is an error on
+// all.
+Made survivors(Communicator& parent) {
+  Result<Config> config = Config::from_environment();
+  if (!config) return config.status();
+  const std::chrono::duration<double> patience(config->init_timeout);
+  const auto limit = std::chrono::duration_cast<std::chrono::nanoseconds>(patience);
+  auto before = parent.agree(1, limit);
+  while (before) {
+    Made left = parent.shrink(before->failed);
+    auto after = parent.agree(left.ok() ? 1 : 0, limit);
+    if (!after) return after.status();
+    if (after->flags == 1) return left;
+    if (after->failed == before->failed)
+      return left.ok()
+                 ? Status(Code::remote_error, fmt::format("rank {}: another survivor could not "
+                                                          "enter the smaller communicator",
+                                                          parent.rank()))
+                 : left.status();
+    before = std::move(after);
+  }
+  return before.status();
 }
 
 // Ranks without a color take part and get no communicator.
@@ -48,8 +74,8 @@ Status split(ncclComm_t handle, int color, int key, ncclComm_t* out, const ncclC
   auto make = [color, key, revoked, part](Communicator& parent) -> Made {
     const int wanted = part ? color : Communicator::k_no_color;
     if (!revoked) return parent.split(wanted, key);
-    // A revoked communicator only shrinks: everybody stays, and the healthy one is split.
-    Made healthy = parent.shrink({});
+    // A revoked communicator only shrinks: whoever lives stays, and the healthy one is split.
+    Made healthy = survivors(parent);
     if (!healthy) return healthy;
     return (*healthy)->split(wanted, key);
   };
@@ -70,8 +96,11 @@ Status shrink(ncclComm_t handle, const int* excluded, int count, ncclComm_t* out
   *out = nullptr;
   if (flags != NCCL_SHRINK_DEFAULT && flags != NCCL_SHRINK_ABORT)
     return invalid_argument(fmt::format("unknown flags {:#x}", flags));
-  if (count < 1 || excluded == nullptr)
-    return invalid_argument(fmt::format("{} ranks to exclude", excluded == nullptr ? 0 : count));
+  const bool by_agreement = count == 0 && flags == NCCL_SHRINK_ABORT;
+  if (!by_agreement && (count < 1 || excluded == nullptr))
+    return invalid_argument(
+        fmt::format("{} ranks to exclude (none, with NCCL_SHRINK_ABORT, lets the survivors agree)",
+                    excluded == nullptr ? 0 : count));
   if (comm.suspended()) TUTTI_RETURN_IF_ERROR(comm.usable());
   std::set<Rank> out_of;
   for (int i = 0; i < count; ++i) {
@@ -85,6 +114,7 @@ Status shrink(ncclComm_t handle, const int* excluded, int count, ncclComm_t* out
     return invalid_argument(
         fmt::format("rank {} excludes itself; only ranks that stay call this", comm.rank()));
   if (flags == NCCL_SHRINK_ABORT) TUTTI_RETURN_IF_ERROR(comm.revoke());
+  if (by_agreement) return launch_child(out, found.comm.shared(), config, survivors);
   return launch_child(out, found.comm.shared(), config,
                       [ranks = std::vector<Rank>(out_of.begin(), out_of.end())](
                           Communicator& parent) { return parent.shrink(ranks); });
