@@ -27,6 +27,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_RANK",       "TUTTI_SIZE",          "TUTTI_LOCAL_RANK",    "TUTTI_LOCAL_SIZE",
     "TUTTI_ID",         "TUTTI_ID_FD",         "TUTTI_ROOT",          "TUTTI_PORT",
     "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES", "TUTTI_REPORT_VERSION",
+    "TUTTI_NCCL_FALLBACK", "TUTTI_NCCL_REAL",
 };
 
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};

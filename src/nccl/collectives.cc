@@ -53,22 +53,24 @@ Status check_config(const ncclCollConfig_t* config) {
   return {};
 }
 
-ncclResult_t configured(const char* function, Operation o, ncclComm_t comm,
+ncclResult_t configured(const char* function, Operation o, ncclComm_t comm, cudaStream_t stream,
                         const ncclCollConfig_t* config) {
   return answer(function, [&]() -> Status {
+    o.stream = stream;
     if (Status status = check_config(config); !status.ok()) return in_group(std::move(status));
     return submit(&o, comm);
   });
 }
 
-ncclResult_t plain(const char* function, Operation o, ncclComm_t comm) {
+ncclResult_t plain(const char* function, Operation o, ncclComm_t comm, cudaStream_t stream) {
+  o.stream = stream;
   return answer(function, [&] { return submit(&o, comm); });
 }
 
 // Vector all-to-all: a group of sends and receives.
 Status all_to_all_v(const void* send, const size_t send_counts[], const size_t send_offsets[],
                     void* recv, const size_t recv_counts[], const size_t recv_offsets[],
-                    ncclDataType_t datatype, ncclComm_t comm) {
+                    ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream) {
   if (send_counts == nullptr || send_offsets == nullptr || recv_counts == nullptr ||
       recv_offsets == nullptr)
     return invalid_argument("an array of counts or displacements is null");
@@ -97,6 +99,7 @@ Status all_to_all_v(const void* send, const size_t send_counts[], const size_t s
     Operation in =
         operation(Kind::recv, nullptr, to == nullptr ? to : to + recv_offsets[peer] * element,
                   recv_counts[peer], datatype, ncclSum, static_cast<int>(peer));
+    out.stream = in.stream = stream;
     if (status.ok()) status = submit(&out, comm);
     if (status.ok()) status = submit(&in, comm);
   }
@@ -129,88 +132,91 @@ using namespace tutti::nccl;  // NOLINT
 
 ncclResult_t pncclAllReduce(const void* sendbuff, void* recvbuff, size_t count,
                             ncclDataType_t datatype, ncclRedOp_t op, ncclComm_t comm,
-                            cudaStream_t) {
+                            cudaStream_t stream) {
   return plain("ncclAllReduce",
-               operation(Kind::all_reduce, sendbuff, recvbuff, count, datatype, op), comm);
+               operation(Kind::all_reduce, sendbuff, recvbuff, count, datatype, op), comm, stream);
 }
 ncclResult_t pncclAllReduceConfig(const void* sendbuff, void* recvbuff, size_t count,
                                   ncclDataType_t datatype, ncclRedOp_t op, ncclComm_t comm,
-                                  cudaStream_t, const ncclCollConfig_t* config) {
+                                  cudaStream_t stream, const ncclCollConfig_t* config) {
   return configured("ncclAllReduceConfig",
                     operation(Kind::all_reduce, sendbuff, recvbuff, count, datatype, op), comm,
-                    config);
+                    stream, config);
 }
 
 ncclResult_t pncclReduceScatter(const void* sendbuff, void* recvbuff, size_t recvcount,
                                 ncclDataType_t datatype, ncclRedOp_t op, ncclComm_t comm,
-                                cudaStream_t) {
+                                cudaStream_t stream) {
   return plain("ncclReduceScatter",
-               operation(Kind::reduce_scatter, sendbuff, recvbuff, recvcount, datatype, op), comm);
+               operation(Kind::reduce_scatter, sendbuff, recvbuff, recvcount, datatype, op), comm,
+               stream);
 }
 ncclResult_t pncclReduceScatterConfig(const void* sendbuff, void* recvbuff, size_t recvcount,
                                       ncclDataType_t datatype, ncclRedOp_t op, ncclComm_t comm,
-                                      cudaStream_t, const ncclCollConfig_t* config) {
+                                      cudaStream_t stream, const ncclCollConfig_t* config) {
   return configured("ncclReduceScatterConfig",
                     operation(Kind::reduce_scatter, sendbuff, recvbuff, recvcount, datatype, op),
-                    comm, config);
+                    comm, stream, config);
 }
 
 ncclResult_t pncclAllGather(const void* sendbuff, void* recvbuff, size_t sendcount,
-                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t) {
+                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream) {
   return plain("ncclAllGather",
-               operation(Kind::all_gather, sendbuff, recvbuff, sendcount, datatype), comm);
+               operation(Kind::all_gather, sendbuff, recvbuff, sendcount, datatype), comm, stream);
 }
 ncclResult_t pncclAllGatherConfig(const void* sendbuff, void* recvbuff, size_t sendcount,
-                                  ncclDataType_t datatype, ncclComm_t comm, cudaStream_t,
+                                  ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream,
                                   const ncclCollConfig_t* config) {
   return configured("ncclAllGatherConfig",
                     operation(Kind::all_gather, sendbuff, recvbuff, sendcount, datatype), comm,
-                    config);
+                    stream, config);
 }
 
 ncclResult_t pncclBroadcast(const void* sendbuff, void* recvbuff, size_t count,
-                            ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t) {
+                            ncclDataType_t datatype, int root, ncclComm_t comm,
+                            cudaStream_t stream) {
   return plain("ncclBroadcast",
-               operation(Kind::broadcast, sendbuff, recvbuff, count, datatype, ncclSum, root),
-               comm);
+               operation(Kind::broadcast, sendbuff, recvbuff, count, datatype, ncclSum, root), comm,
+               stream);
 }
 ncclResult_t pncclBroadcastConfig(const void* sendbuff, void* recvbuff, size_t count,
-                                  ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t,
-                                  const ncclCollConfig_t* config) {
+                                  ncclDataType_t datatype, int root, ncclComm_t comm,
+                                  cudaStream_t stream, const ncclCollConfig_t* config) {
   return configured("ncclBroadcastConfig",
                     operation(Kind::broadcast, sendbuff, recvbuff, count, datatype, ncclSum, root),
-                    comm, config);
+                    comm, stream, config);
 }
 ncclResult_t pncclBcast(void* buff, size_t count, ncclDataType_t datatype, int root,
-                        ncclComm_t comm, cudaStream_t) {
+                        ncclComm_t comm, cudaStream_t stream) {
   return plain("ncclBcast", operation(Kind::broadcast, buff, buff, count, datatype, ncclSum, root),
-               comm);
+               comm, stream);
 }
 
 ncclResult_t pncclReduce(const void* sendbuff, void* recvbuff, size_t count,
                          ncclDataType_t datatype, ncclRedOp_t op, int root, ncclComm_t comm,
-                         cudaStream_t) {
+                         cudaStream_t stream) {
   return plain("ncclReduce", operation(Kind::reduce, sendbuff, recvbuff, count, datatype, op, root),
-               comm);
+               comm, stream);
 }
 ncclResult_t pncclReduceConfig(const void* sendbuff, void* recvbuff, size_t count,
                                ncclDataType_t datatype, ncclRedOp_t op, int root, ncclComm_t comm,
-                               cudaStream_t, const ncclCollConfig_t* config) {
+                               cudaStream_t stream, const ncclCollConfig_t* config) {
   return configured("ncclReduceConfig",
                     operation(Kind::reduce, sendbuff, recvbuff, count, datatype, op, root), comm,
-                    config);
+                    stream, config);
 }
 
 ncclResult_t pncclAlltoAll(const void* sendbuff, void* recvbuff, size_t count,
-                           ncclDataType_t datatype, ncclComm_t comm, cudaStream_t) {
+                           ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream) {
   return plain("ncclAlltoAll", operation(Kind::all_to_all, sendbuff, recvbuff, count, datatype),
-               comm);
+               comm, stream);
 }
 ncclResult_t pncclAlltoAllConfig(const void* sendbuff, void* recvbuff, size_t count,
-                                 ncclDataType_t datatype, ncclComm_t comm, cudaStream_t,
+                                 ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream,
                                  const ncclCollConfig_t* config) {
   return configured("ncclAlltoAllConfig",
-                    operation(Kind::all_to_all, sendbuff, recvbuff, count, datatype), comm, config);
+                    operation(Kind::all_to_all, sendbuff, recvbuff, count, datatype), comm, stream,
+                    config);
 }
 ncclResult_t pncclAllToAll(const void* sendbuff, void* recvbuff, size_t count,
                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream) {
@@ -218,37 +224,39 @@ ncclResult_t pncclAllToAll(const void* sendbuff, void* recvbuff, size_t count,
 }
 ncclResult_t pncclAllToAllv(const void* sendbuff, const size_t sendcounts[], const size_t sdispls[],
                             void* recvbuff, const size_t recvcounts[], const size_t rdispls[],
-                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t) {
+                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream) {
   return answer("ncclAllToAllv", [&] {
-    return in_group(
-        all_to_all_v(sendbuff, sendcounts, sdispls, recvbuff, recvcounts, rdispls, datatype, comm));
+    return in_group(all_to_all_v(sendbuff, sendcounts, sdispls, recvbuff, recvcounts, rdispls,
+                                 datatype, comm, stream));
   });
 }
 
 ncclResult_t pncclGather(const void* sendbuff, void* recvbuff, size_t count,
-                         ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t) {
+                         ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t stream) {
   return plain("ncclGather",
-               operation(Kind::gather, sendbuff, recvbuff, count, datatype, ncclSum, root), comm);
+               operation(Kind::gather, sendbuff, recvbuff, count, datatype, ncclSum, root), comm,
+               stream);
 }
 ncclResult_t pncclGatherConfig(const void* sendbuff, void* recvbuff, size_t count,
-                               ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t,
-                               const ncclCollConfig_t* config) {
+                               ncclDataType_t datatype, int root, ncclComm_t comm,
+                               cudaStream_t stream, const ncclCollConfig_t* config) {
   return configured("ncclGatherConfig",
                     operation(Kind::gather, sendbuff, recvbuff, count, datatype, ncclSum, root),
-                    comm, config);
+                    comm, stream, config);
 }
 
 ncclResult_t pncclScatter(const void* sendbuff, void* recvbuff, size_t count,
-                          ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t) {
+                          ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t stream) {
   return plain("ncclScatter",
-               operation(Kind::scatter, sendbuff, recvbuff, count, datatype, ncclSum, root), comm);
+               operation(Kind::scatter, sendbuff, recvbuff, count, datatype, ncclSum, root), comm,
+               stream);
 }
 ncclResult_t pncclScatterConfig(const void* sendbuff, void* recvbuff, size_t count,
-                                ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t,
-                                const ncclCollConfig_t* config) {
+                                ncclDataType_t datatype, int root, ncclComm_t comm,
+                                cudaStream_t stream, const ncclCollConfig_t* config) {
   return configured("ncclScatterConfig",
                     operation(Kind::scatter, sendbuff, recvbuff, count, datatype, ncclSum, root),
-                    comm, config);
+                    comm, stream, config);
 }
 
 ncclResult_t pncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar, ncclDataType_t datatype,
@@ -264,8 +272,10 @@ ncclResult_t pncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar, ncclDataTy
     if (where != ncclScalarDevice && where != ncclScalarHostImmediate)
       return invalid_argument(fmt::format("unknown residence {}", where));
     const auto dtype = static_cast<DType>(type);
-    if (Status status = check_places(scalar, size_of(dtype), nullptr, 0); !status.ok())
-      return status.with_context("the scalar");
+    const bool for_another = where == ncclScalarDevice && found.comm->settings().fallback.reduces();
+    if (!for_another)
+      if (Status status = check_places(scalar, size_of(dtype), nullptr, 0); !status.ok())
+        return status.with_context("the scalar");
     *op = found.comm->add_premul(dtype, scalar, where == ncclScalarHostImmediate);
     return {};
   });

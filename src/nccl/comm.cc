@@ -119,8 +119,20 @@ Comm::Comm(Rank rank, uint32_t ranks, int device, Settings settings)
 
 bool Comm::forked() const { return fork_epoch_ != g_fork_epoch.load(std::memory_order_relaxed); }
 
-Status Comm::start(const Make& make) {
+// The communicator, and the real one where it cannot be made later.
+Result<std::unique_ptr<Communicator>> Comm::make_all(const Make& make) {
+  const Kinds& elsewhere = settings_.fallback;
+  if (elsewhere.empty()) return make();
+  // Before the others are kept waiting.
+  if (auto found = RealComm::library(elsewhere); !found) return found.status();
   Result<std::unique_ptr<Communicator>> made = make();
+  if (made && *made != nullptr && elsewhere.has(Operation::Kind::send))
+    TUTTI_RETURN_IF_ERROR(make_real(**made));
+  return made;
+}
+
+Status Comm::start(const Make& make) {
+  Result<std::unique_ptr<Communicator>> made = make_all(make);
   std::unique_lock lock(mutex_);
   if (made && *made != nullptr && !aborted_.load()) {
     communicator_ = std::move(*made);
@@ -209,7 +221,7 @@ Status Comm::check(Operation* op) {
   if (op->count > SIZE_MAX / 2 / size_of(op->dtype()) / n)
     return bad(fmt::format("count {} overflows", op->count));
   TUTTI_RETURN_IF_ERROR(resolve(op));
-  if (op->count > 0)
+  if (op->count > 0 && !settings_.fallback.has(op->kind))
     if (Status status = check_buffers(*op); !status.ok())
       return status.with_context(fmt::format("rank {}", rank()));
   op->checked = true;
@@ -276,22 +288,46 @@ Status Comm::run(const Operation& op) {
   return Status(Code::internal_error, "an operation of no kind");
 }
 
+std::shared_ptr<RealComm> Comm::real() const {
+  std::lock_guard lock(mutex_);
+  return real_;
+}
+
+Status Comm::make_real(Communicator& here) {
+  auto made = RealComm::make(here, settings_.fallback, device_);
+  if (!made) return made.status();
+  std::lock_guard lock(mutex_);
+  if (aborted_.load()) (*made)->abort();
+  real_ = std::move(*made);
+  return {};
+}
+
+Status Comm::run_fallbacks(std::span<const Operation> operations) {
+  if (real() == nullptr)
+    if (Status status = make_real(*communicator_); !status.ok()) return explain(std::move(status));
+  return real()->run(operations, settings_.fallback).with_context(fmt::format("rank {}", rank()));
+}
+
 // Peers that group the same calls in another order still meet: collectives keep their order among
 // themselves, and transfers come after all of them, as in NCCL.
 Status Comm::execute(std::span<Operation> operations) {
   TUTTI_RETURN_IF_ERROR(usable());
-  size_t transfers = 0;
+  const Kinds& elsewhere = settings_.fallback;
+  size_t transfers = 0, fallbacks = 0;
   for (Operation& op : operations) {
     if (!op.checked) TUTTI_RETURN_IF_ERROR(check(&op));
+    fallbacks += elsewhere.has(op.kind);
+    if (elsewhere.has(op.kind)) continue;
     transfers += op.transfer();
     if (!op.transfer())
       if (Status status = run(op); !status.ok()) return explain(std::move(status));
   }
+  if (fallbacks > 0) TUTTI_RETURN_IF_ERROR(run_fallbacks(operations));
   if (transfers == 0) return {};
   if (transfers > 1) static_cast<void>(communicator_->group_start());
   Status status;
   for (const Operation& op : operations)
-    if (op.transfer() && status.ok()) status = run(op);
+    if (op.transfer() && !elsewhere.has(op.kind) && status.ok()) status = run(op);
   if (transfers > 1)
     if (Status end = communicator_->group_end(); status.ok()) status = std::move(end);
   return explain(std::move(status));
@@ -367,6 +403,7 @@ void Comm::abort() {
   }
   if (running == nullptr) return;  // start() will see it
   running->abort(fmt::format("ncclCommAbort on rank {}", rank()));
+  if (const auto elsewhere = real()) elsewhere->abort();
   lane_.drain();
 }
 
@@ -391,7 +428,8 @@ Status Comm::state() const {
   if (phase_.load() == Phase::failed) return start_error_;
   if (revoked()) return {};
   if (!async_error_.ok()) return async_error_;
-  return explain(communicator_->error());
+  if (Status own = communicator_->error(); !own.ok() || real_ == nullptr) return explain(own);
+  return real_->state();
 }
 
 void Comm::remember_error(const Status& status) {

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "src/nccl/fallback.h"
 #include "src/nccl/handles.h"
 #include "src/nccl/operation.h"
 #include "src/nccl/public.h"
@@ -30,6 +31,7 @@ namespace tutti::nccl {
 struct Settings {
   bool blocking = true;
   std::string name;
+  Kinds fallback;  // operations of a real NCCL
 };
 // `config` null: `defaults`. Errors: invalid_argument naming the attribute.
 Result<Settings> read_config(const ncclConfig_t* config, const Settings& defaults);
@@ -125,9 +127,13 @@ class Comm : public std::enable_shared_from_this<Comm> {
     const void* scalar = nullptr;  // read when the operation runs
   };
 
+  Result<std::unique_ptr<Communicator>> make_all(const Make& make);
   Status resolve(Operation* operation);
   Status check_buffers(const Operation& operation) const;
   Status run(const Operation& operation);
+  Status run_fallbacks(std::span<const Operation> operations);
+  Status make_real(Communicator& here);
+  std::shared_ptr<RealComm> real() const;
   Status explain(Status status) const;
 
   std::atomic<Rank> rank_;
@@ -139,6 +145,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
   std::atomic<Phase> phase_{Phase::starting};
   std::atomic<Communicator*> ready_{nullptr};
   std::unique_ptr<Communicator> communicator_;
+  std::shared_ptr<RealComm> real_;  // made when it is needed
   mutable std::mutex mutex_;
   std::condition_variable started_;
   Status start_error_;

@@ -92,6 +92,9 @@ Result<Settings> read_config(const ncclConfig_t* given, const Settings& defaults
     if (found->second == "0") settings.blocking = false;
     if (found->second == "1") settings.blocking = true;
   }
+  Result<Kinds> fallback = read_fallback();
+  if (!fallback) return fallback.status();
+  settings.fallback = *fallback;
   return settings;
 }
 

@@ -62,13 +62,21 @@ Status init_all(ncclComm_t* out, int ndev, const int* devlist) {
   if (!config) return config.status();
   auto made = Communicator::create_local(static_cast<uint32_t>(ndev), *config);
   if (!made) return made.status();
+  std::vector<std::shared_ptr<Comm>> comms;
+  std::vector<Status> started(ndev);
   for (int i = 0; i < ndev; ++i) {
-    auto comm = std::make_shared<Comm>(static_cast<Rank>(i), static_cast<uint32_t>(ndev),
-                                       devlist != nullptr ? devlist[i] : i, *settings);
-    TUTTI_RETURN_IF_ERROR(comm->start(
-        [&]() -> Result<std::unique_ptr<Communicator>> { return std::move((*made)[i]); }));
-    TUTTI_RETURN_IF_ERROR(publish(&out[i], comm));
+    comms.push_back(std::make_shared<Comm>(static_cast<Rank>(i), static_cast<uint32_t>(ndev),
+                                           devlist != nullptr ? devlist[i] : i, *settings));
+    auto start = [&, i] {
+      started[i] = comms[i]->start(
+          [&]() -> Result<std::unique_ptr<Communicator>> { return std::move((*made)[i]); });
+    };
+    // Those of a real NCCL wait for each other.
+    settings->fallback.empty() ? start() : comms[i]->lane().post(start);
   }
+  for (const auto& comm : comms) comm->lane().drain();
+  for (const Status& status : started) TUTTI_RETURN_IF_ERROR(status);
+  for (int i = 0; i < ndev; ++i) TUTTI_RETURN_IF_ERROR(publish(&out[i], comms[i]));
   return {};
 }
 

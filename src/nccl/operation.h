@@ -27,7 +27,8 @@ struct Operation {
   size_t count = 0;
   int datatype = 0;
   int op = ncclSum;
-  int root = 0;  // or the peer
+  int root = 0;                   // or the peer
+  cudaStream_t stream = nullptr;  // for a real NCCL only
 
   bool transfer() const { return kind == Kind::send || kind == Kind::recv; }
   bool reduces() const {

@@ -12,7 +12,8 @@ namespace tutti::nccl {
 namespace {
 
 ncclResult_t transfer(const char* function, Operation::Kind kind, const void* send, void* recv,
-                      size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm) {
+                      size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm,
+                      cudaStream_t stream) {
   return answer(function, [&] {
     Operation o;
     o.kind = kind;
@@ -21,6 +22,7 @@ ncclResult_t transfer(const char* function, Operation::Kind kind, const void* se
     o.count = count;
     o.datatype = static_cast<int>(datatype);
     o.root = peer;
+    o.stream = stream;
     return submit(&o, comm);
   });
 }
@@ -54,15 +56,15 @@ using namespace tutti;        // NOLINT: the rest is C functions
 using namespace tutti::nccl;  // NOLINT
 
 ncclResult_t pncclSend(const void* sendbuff, size_t count, ncclDataType_t datatype, int peer,
-                       ncclComm_t comm, cudaStream_t) {
-  return transfer("ncclSend", Operation::Kind::send, sendbuff, nullptr, count, datatype, peer,
-                  comm);
+                       ncclComm_t comm, cudaStream_t stream) {
+  return transfer("ncclSend", Operation::Kind::send, sendbuff, nullptr, count, datatype, peer, comm,
+                  stream);
 }
 
 ncclResult_t pncclRecv(void* recvbuff, size_t count, ncclDataType_t datatype, int peer,
-                       ncclComm_t comm, cudaStream_t) {
-  return transfer("ncclRecv", Operation::Kind::recv, nullptr, recvbuff, count, datatype, peer,
-                  comm);
+                       ncclComm_t comm, cudaStream_t stream) {
+  return transfer("ncclRecv", Operation::Kind::recv, nullptr, recvbuff, count, datatype, peer, comm,
+                  stream);
 }
 
 ncclResult_t pncclPutSignal(const void*, size_t, ncclDataType_t, int, ncclWindow_t, size_t, int,

@@ -26,3 +26,17 @@ if(TUTTI_FOREIGN_NCCL)
   target_link_libraries(nccl_client_foreign PRIVATE nccl)
   add_dependencies(test_nccl nccl_client_foreign)
 endif()
+
+# What stands for a real NCCL in the tests of TUTTI_NCCL_FALLBACK, and an old release of it.
+foreach(name fake fake_partial)
+  add_library(nccl_${name} SHARED nccl/fake_nccl.c)
+  set_target_properties(nccl_${name} PROPERTIES OUTPUT_NAME nccl SOVERSION 2 C_STANDARD 11 C_VISIBILITY_PRESET default
+                        LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib/${name})
+  target_compile_definitions(nccl_${name} PRIVATE TUTTI_NCCL_WITHOUT_CUDA)
+  target_link_libraries(nccl_${name} PRIVATE rt)
+  add_dependencies(test_nccl nccl_${name})
+endforeach()
+target_compile_definitions(nccl_fake_partial PRIVATE FAKE_PARTIAL)
+add_executable(nccl_fallback_client nccl/fallback_client.c)
+target_link_libraries(nccl_fallback_client PRIVATE nccl)
+add_dependencies(test_nccl nccl_fallback_client)
