@@ -14,9 +14,16 @@ namespace {
 constexpr uint64_t k_slots = 4;
 constexpr size_t k_area_bytes = 128 * 1024;
 constexpr size_t k_result_bytes = k_area_bytes / 2;
-constexpr size_t k_areas_at = 4096;  // after the flags
+// The window: flags of two phases, probes, packets, areas, results.
+constexpr size_t k_probes_at = 2048;
+constexpr size_t k_packets_at = 3072;
+constexpr size_t k_packets = 4;  // of one operation; more than these cost more than a second trip
+constexpr size_t k_line_bytes = 48 + k_packets * 56;
+constexpr size_t k_areas_at = 4096;
+static_assert(k_packets_at + k_slots * k_packets * 64 <= k_areas_at);
 constexpr size_t k_results_at = k_areas_at + k_slots * k_area_bytes;
 static_assert(k_results_at + k_slots * k_result_bytes <= k_window_bytes);
+
 void prefetch_for_writing(const void* line) {
 #if defined(__x86_64__)
   asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
@@ -24,6 +31,15 @@ void prefetch_for_writing(const void* line) {
   __builtin_prefetch(line, 1);
 #endif
 }
+
+// What the next operation will write is fetched while this one waits, up to here.
+constexpr size_t k_prefetch_bytes = 8 * 1024;
+
+// Distances to peers: from which size on they matter, how often they are measured, and what is far
+// (a load of a line that a peer has written: 20-100 ns within a chip's cache, 200-400 across).
+constexpr size_t k_probe_bytes = 16 * 1024;
+constexpr uint64_t k_probe_every = 8;
+constexpr double k_far_ns = 140, k_most_ns = 1000;
 
 // Fetched tiles of all peers together should stay in the L2 cache.
 constexpr size_t k_tiles_bytes = 256 * 1024;
@@ -59,12 +75,20 @@ SharedDirect::SharedDirect(Transport& transport, Rank rank, uint32_t ranks, Moni
   // Nothing has to be driven for flags to arrive; looking around costs system calls.
   policy_.check_every = 256;
   for (Rank r = 0; r < ranks; ++r) windows_.push_back(transport.window(r));
+  distance_.assign(ranks, 0);
+  arrived_.resize(ranks * k_line_bytes);
   tuning_.one_shot_bytes = std::min(tuning_.one_shot_bytes, k_area_bytes);
 }
 
 SharedDirect::Line& SharedDirect::flag(Rank rank, int phase, uint64_t epoch) const {
   return reinterpret_cast<Line*>(
       windows_[rank])[static_cast<uint64_t>(phase) * k_slots + epoch % k_slots];
+}
+SharedDirect::Packet* SharedDirect::packets(Rank rank, uint64_t epoch) const {
+  return reinterpret_cast<Packet*>(windows_[rank] + k_packets_at) + epoch % k_slots * k_packets;
+}
+std::atomic<uint64_t>& SharedDirect::probe(Rank rank, uint64_t epoch) const {
+  return reinterpret_cast<Line*>(windows_[rank] + k_probes_at)[epoch % k_slots].epoch;
 }
 std::byte* SharedDirect::area(Rank rank, uint64_t epoch) const {
   return windows_[rank] + k_areas_at + epoch % k_slots * k_area_bytes;
@@ -80,7 +104,7 @@ void SharedDirect::raise(int phase, uint64_t epoch, uint64_t signature) {
 }
 
 Status SharedDirect::await(int phase, uint64_t epoch, uint64_t signature) {
-  // While the peers' flags are on their way, fetch the own next one for writing.
+  // As in send_packets().
   prefetch_for_writing(&flag(rank_, phase, epoch + 1));
   Waiter waiter(policy_, monitor_);
   for (uint32_t i = 1; i < ranks_; ++i) {
@@ -93,6 +117,28 @@ Status SharedDirect::await(int phase, uint64_t epoch, uint64_t signature) {
     waiter.moved();
   }
   return {};
+}
+
+// Between caches that are far from each other, a line that one writes and another reads pays the
+// way twice; through memory it is faster. Near ones (siblings of a core, a shared cache) hand over
+// best in the cache. Where processes or virtual CPUs lie changes while they run, so it is measured.
+void SharedDirect::hand_over(std::byte* to, const std::byte* from, size_t bytes) const {
+  far_ ? kernels::publish(to, from, bytes) : kernels::copy(to, from, bytes);
+}
+
+bool SharedDirect::probes(const Job& job) {
+  return job.bytes >= k_probe_bytes && large_calls_++ % k_probe_every == 0;
+}
+
+void SharedDirect::feel_distance(uint64_t epoch) {
+  felt_ = felt_ + 1 < ranks_ ? felt_ + 1 : 1;
+  const Rank peer = rank_ + felt_ < ranks_ ? rank_ + felt_ : rank_ + felt_ - ranks_;
+  const Clock::time_point before = Clock::now();
+  (void)probe(peer, epoch).load(std::memory_order_acquire);
+  const double ns = std::chrono::duration<double, std::nano>(Clock::now() - before).count();
+  double& distance = distance_[peer];
+  distance += (std::min(ns, k_most_ns) - distance) / 2;
+  far_ = *std::max_element(distance_.begin(), distance_.end()) > k_far_ns;
 }
 
 std::pair<size_t, size_t> SharedDirect::slice(size_t count, size_t element, Rank rank) const {
@@ -119,7 +165,7 @@ Status SharedDirect::all_reduce(const void* send, void* recv, size_t count, DTyp
                 op,
                 divisor,
                 signature};
-  if (job.bytes <= sizeof(Line::payload)) return line(job);
+  if (job.bytes <= k_line_bytes) return line(job);
   return job.bytes < tuning_.exchange_bytes ? copied(job) : large(job);
 }
 
@@ -130,22 +176,73 @@ Status SharedDirect::copied(const Job& job) {
 Status SharedDirect::line(const Job& job) {
   path_ = "line";
   const uint64_t epoch = ++epoch_;
-  std::memcpy(flag(rank_, 0, epoch).payload, job.send, job.bytes);
-  raise(0, epoch, job.signature);
-  TUTTI_RETURN_IF_ERROR(await(0, epoch, job.signature));
-  sources_.clear();
-  for (Rank r = 0; r < ranks_; ++r) sources_.push_back(flag(r, 0, epoch).payload);
+  const size_t rest = job.bytes - std::min(job.bytes, sizeof(Line::payload));
+  const size_t packets = (rest + sizeof(Packet::payload) - 1) / sizeof(Packet::payload);
+  send_packets(job, epoch, packets);
+  sources_.assign(ranks_, job.send);
+  Waiter waiter(policy_, monitor_);
+  for (uint32_t i = 1; i < ranks_; ++i) {
+    const Rank r = rank_ + i < ranks_ ? rank_ + i : rank_ + i - ranks_;
+    std::byte* to = arrived_.data() + r * k_line_bytes;
+    TUTTI_RETURN_IF_ERROR(receive_packets(job, epoch, packets, r, to, waiter));
+    sources_[r] = to;
+  }
   void* destination = job.recv;
   kernels::reduce(job.dtype, job.op, sources_, {&destination, 1}, job.count, job.divisor);
+  return {};
+}
+
+void SharedDirect::send_packets(const Job& job, uint64_t epoch, size_t packets) {
+  Line& head = flag(rank_, 0, epoch);
+  std::memcpy(head.payload, job.send, std::min(job.bytes, sizeof(Line::payload)));
+  raise(0, epoch, job.signature);
+  Packet* packet = this->packets(rank_, epoch);
+  size_t at = sizeof(Line::payload);
+  for (size_t i = 0; i < packets; ++i, at += sizeof(Packet::payload)) {
+    std::memcpy(packet[i].payload, job.send + at,
+                std::min(job.bytes - at, sizeof(Packet::payload)));
+    packet[i].epoch.store(epoch, std::memory_order_release);
+  }
+  // While the peers' lines are on their way, fetch the own next ones for writing.
+  prefetch_for_writing(&flag(rank_, 0, epoch + 1));
+  Packet* next = this->packets(rank_, epoch + 1);
+  for (size_t i = 0; i < packets; ++i) prefetch_for_writing(next + i);
+}
+
+Status SharedDirect::receive_packets(const Job& job, uint64_t epoch, size_t packets, Rank rank,
+                                     std::byte* to, Waiter& waiter) {
+  const Line& head = flag(rank, 0, epoch);
+  const Packet* packet = this->packets(rank, epoch);
+  for (;;) {
+    // Every line is looked at in every round, so that all of them travel at once.
+    const bool begun = head.epoch.load(std::memory_order_acquire) >= epoch;
+    bool complete = begun;
+    for (size_t i = 0; i < packets; ++i)
+      complete &= packet[i].epoch.load(std::memory_order_acquire) >= epoch;
+    if (begun && head.signature != job.signature)
+      return mismatch(rank, "its call belongs to another operation");
+    if (complete) break;
+    TUTTI_RETURN_IF_ERROR(waiter.idle(rank));
+  }
+  waiter.moved();
+  std::memcpy(to, head.payload, std::min(job.bytes, sizeof(Line::payload)));
+  size_t at = sizeof(Line::payload);
+  for (size_t i = 0; i < packets; ++i, at += sizeof(Packet::payload))
+    std::memcpy(to + at, packet[i].payload, std::min(job.bytes - at, sizeof(Packet::payload)));
   return {};
 }
 
 Status SharedDirect::publish(const Job& job) {
   path_ = "publish";
   const uint64_t epoch = ++epoch_;
-  kernels::publish(area(rank_, epoch), job.send, job.bytes);
+  const bool probing = probes(job);
+  if (probing) probe(rank_, epoch).store(epoch, std::memory_order_relaxed);
+  hand_over(area(rank_, epoch), job.send, job.bytes);
   raise(0, epoch, job.signature);
+  if (job.bytes <= k_prefetch_bytes)
+    for (size_t at = 0; at < job.bytes; at += 64) prefetch_for_writing(area(rank_, epoch + 1) + at);
   TUTTI_RETURN_IF_ERROR(await(0, epoch, job.signature));
+  if (probing) feel_distance(epoch);
   sources_.clear();
   for (Rank r = 0; r < ranks_; ++r) sources_.push_back(area(r, epoch));
   sources_[rank_] = job.send;
@@ -161,9 +258,8 @@ void SharedDirect::copy_in(const Job& job, const Piece& piece) {
   const auto [first, last] = slice(piece.count, job.element, rank_);
   const std::byte* from = job.send + piece.offset * job.element;
   std::byte* to = area(rank_, piece.epoch);
-  kernels::publish(to, from, first * job.element);
-  kernels::publish(to + last * job.element, from + last * job.element,
-                   (piece.count - last) * job.element);
+  hand_over(to, from, first * job.element);
+  hand_over(to + last * job.element, from + last * job.element, (piece.count - last) * job.element);
   raise(0, piece.epoch, job.signature);
 }
 
@@ -173,9 +269,10 @@ void SharedDirect::reduce_slice(const Job& job, const Piece& piece) {
   sources_.clear();
   for (Rank r = 0; r < ranks_; ++r) sources_.push_back(area(r, piece.epoch) + first * job.element);
   sources_[rank_] = job.send + (piece.offset + first) * job.element;
-  void* destinations[] = {job.recv + (piece.offset + first) * job.element,
-                          result(rank_, piece.epoch)};
+  std::byte* destination = job.recv + (piece.offset + first) * job.element;
+  void* const destinations[] = {destination};
   kernels::reduce(job.dtype, job.op, sources_, destinations, last - first, job.divisor);
+  hand_over(result(rank_, piece.epoch), destination, (last - first) * job.element);
 }
 
 void SharedDirect::copy_out(const Job& job, const Piece& piece) {
@@ -200,11 +297,14 @@ Status SharedDirect::staged(const Job& job) {
   auto piece = [&](size_t i) {
     return Piece{base + i, i * per_piece, std::min(per_piece, job.count - i * per_piece)};
   };
+  const bool probing = probes(job);
+  if (probing) probe(rank_, base).store(base, std::memory_order_relaxed);
   copy_in(job, piece(0));
   for (size_t i = 0; i <= pieces; ++i) {
     if (i + 1 < pieces) copy_in(job, piece(i + 1));
     if (i < pieces) {
       TUTTI_RETURN_IF_ERROR(await(0, base + i, job.signature));
+      if (probing && i == 0) feel_distance(base);
       reduce_slice(job, piece(i));
       raise(1, base + i, job.signature);
     }

@@ -6,13 +6,14 @@
 // of the ranks, as in direct_one_shot, whatever the size and the path: equal inputs give equal
 // bits. Four ways to move the bytes, the same choice on every rank:
 //
-//   line      <= 48 B: the payload travels in the cache line of the flag
+//   line      <= 272 B: the payload travels in the cache line of the flag, and in further lines
+//   that
+//             each carry their own flag: all are on their way at once
 //   publish   small: one copy into the window, every rank reduces everything (one-shot)
-//   staged    medium or when memory cannot be reached: copy in, reduce own slice, copy out, in
-//   pieces direct    large: the owner of a slice reads every rank's input and stores the result
-//   into every
-//             rank's output in one pass; through mapped memory (mem_alloc, threads) or, for private
-//             memory, tile by tile with process_vm_readv/writev
+//   staged    medium, or memory cannot be reached: copy in, reduce own slice, copy out, in pieces
+//   direct    large: the owner of a slice reads every rank's input and stores the result into
+//             every rank's output in one pass; through mapped memory (mem_alloc, threads) or, for
+//             private memory, tile by tile with process_vm_readv/writev
 //
 // Flow control needs no acknowledgements: every operation waits for a flag of every rank, so when a
 // rank begins operation k+1 all have finished reading what was published in k-1
@@ -68,6 +69,11 @@ class SharedDirect {
     std::byte payload[48];
   };
   static_assert(sizeof(Line) == 128);
+  struct alignas(64) Packet {  // what does not fit into the Line
+    std::atomic<uint64_t> epoch;
+    std::byte payload[56];
+  };
+  static_assert(sizeof(Packet) == 64);
   struct Buffers {  // what a rank tells its peers about its buffers
     MemoryRef input, output;
   };
@@ -87,15 +93,25 @@ class SharedDirect {
   };
 
   Line& flag(Rank rank, int phase, uint64_t epoch) const;
+  Packet* packets(Rank rank, uint64_t epoch) const;
   std::byte* area(Rank rank, uint64_t epoch) const;    // a rank's published input
   std::byte* result(Rank rank, uint64_t epoch) const;  // a rank's published slice
+  std::atomic<uint64_t>& probe(Rank rank, uint64_t epoch) const;
   void raise(int phase, uint64_t epoch, uint64_t signature);
   Status await(int phase, uint64_t epoch, uint64_t signature);
   // The part of `count` elements that `rank` owns, as [first, last).
   std::pair<size_t, size_t> slice(size_t count, size_t element, Rank rank) const;
 
   Status line(const Job& job);
+  void send_packets(const Job& job, uint64_t epoch, size_t packets);
+  // Waits for all that `rank` has sent for this epoch, and puts it together at `to`.
+  Status receive_packets(const Job& job, uint64_t epoch, size_t packets, Rank rank, std::byte* to,
+                         Waiter& waiter);
   Status publish(const Job& job);
+  // Copies for others to read, in the way that suits their distance.
+  void hand_over(std::byte* to, const std::byte* from, size_t bytes) const;
+  bool probes(const Job& job);  // the same answer on every rank
+  void feel_distance(uint64_t epoch);
   Status copied(const Job& job);
   Status staged(const Job& job);
   void copy_in(const Job& job, const Piece& piece);
@@ -114,12 +130,17 @@ class SharedDirect {
   std::vector<std::byte*> windows_;
   uint64_t epoch_ = 0;
   const char* path_ = "line";
+  std::vector<double> distance_;  // by rank, ns that a line from it takes; 0: not known
+  uint32_t felt_ = 0;             // whose was measured last, counted from the own rank
+  bool far_ = false;
+  uint32_t large_calls_ = 0;
   std::vector<Buffers> buffers_;
   std::vector<const void*> sources_;
   std::vector<void*> destinations_;
   std::vector<const std::byte*> mapped_in_;  // null where only process_vm reaches
   std::vector<std::byte*> mapped_out_;
   std::vector<std::byte> tiles_;
+  std::vector<std::byte> arrived_;  // by rank, what came in lines
 };
 
 }  // namespace tutti
