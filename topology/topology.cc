@@ -36,7 +36,7 @@ bool parse_link_class(std::string_view text, LinkClass* c) {
 }
 
 NodeId Topology::add_node(NodeKind kind, NodeId parent, std::string name) {
-  nodes_.push_back({kind, parent, std::move(name)});
+  nodes_.push_back({kind, parent, std::move(name), true});
   return static_cast<NodeId>(nodes_.size() - 1);
 }
 
@@ -168,7 +168,8 @@ std::vector<std::vector<uint32_t>> Topology::groups() const {
   for (size_t r = 0; r < ranks_.size(); ++r) {
     NodeId n = ranks_[r];
     if (on_node[n] < 2) n = nodes_[n].parent;
-    for (; n != k_no_node; n = nodes_[n].parent) chains[r].push_back(n);
+    for (; n != k_no_node; n = nodes_[n].parent)
+      if (nodes_[n].group) chains[r].push_back(n);
     std::reverse(chains[r].begin(), chains[r].end());
     depth = std::max(depth, chains[r].size());
   }

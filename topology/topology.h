@@ -53,6 +53,9 @@ struct TopologyNode {
   NodeKind kind = NodeKind::rank;
   NodeId parent = k_no_node;  // what contains it
   std::string name;           // may be empty: "gpu 3" is made up for messages
+  // What it contains is nearer to each other than to the rest. A PCI switch under GPUs that NVLink
+  // joins is a container, but no group.
+  bool group = true;
 };
 
 struct Link {
@@ -67,6 +70,8 @@ class Topology {
  public:
   // Building. Indexes are checked by finish().
   NodeId add_node(NodeKind kind, NodeId parent = k_no_node, std::string name = {});
+  // The node contains, but makes no level of groups().
+  void set_no_group(NodeId node) { nodes_[node].group = false; }
   // Makes the node the place of the next rank (0, 1, ...); a node may hold several ranks.
   void add_rank(NodeId node);
   // Both directions of a cable, `from` being the end nearer to the ranks.
