@@ -51,6 +51,7 @@ void Lane::post(std::function<void()> job) {
 }
 
 void Lane::run(const std::shared_ptr<State>& state) {
+  state->thread.store(std::this_thread::get_id(), std::memory_order_relaxed);
   std::unique_lock lock(state->mutex);
   while (true) {
     state->changed.wait(lock, [&] { return state->closed || !state->jobs.empty(); });
@@ -65,6 +66,10 @@ void Lane::run(const std::shared_ptr<State>& state) {
     lock.lock();
     state->changed.notify_all();
   }
+}
+
+bool Lane::here() const {
+  return state_->thread.load(std::memory_order_relaxed) == std::this_thread::get_id();
 }
 
 void Lane::drain() const {
@@ -340,6 +345,7 @@ Status Comm::perform(Operation* op) {
 }
 
 Status Comm::perform(std::function<Status()> body) {
+  if (lane_.here()) return body();  // a group's: it would wait for itself
   if (blocking() && communicator() != nullptr && lane_.idle()) return body();
   if (!blocking()) {
     post(std::move(body), [](const Status&) {});

@@ -17,6 +17,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "src/nccl/fallback.h"
@@ -44,6 +45,7 @@ class Lane {
   void post(std::function<void()> job);
   bool idle() const { return state_->unfinished.load(std::memory_order_acquire) == 0; }
   void drain() const;  // waits until idle
+  bool here() const;   // whether the caller is one of its jobs
 
  private:
   struct State {
@@ -51,6 +53,7 @@ class Lane {
     std::condition_variable changed;
     std::deque<std::function<void()>> jobs;
     std::atomic<uint32_t> unfinished{0};
+    std::atomic<std::thread::id> thread{};
     bool running = false;
     bool closed = false;
   };

@@ -40,3 +40,26 @@ target_compile_definitions(nccl_fake_partial PRIVATE FAKE_PARTIAL)
 add_executable(nccl_fallback_client nccl/fallback_client.c)
 target_link_libraries(nccl_fallback_client PRIVATE nccl)
 add_dependencies(test_nccl nccl_fallback_client)
+
+# A benchmark in the shape of others, on a CUDA runtime without a device. It is built against NVIDIA's
+# headers and library where they are, and never told of this one.
+find_path(TUTTI_CUDART_HEADERS NAMES cuda_runtime_api.h PATHS ${cuda_folders} NO_DEFAULT_PATH)
+find_library(TUTTI_FOREIGN_NCCL_LIBRARY NAMES libnccl.so.2 NO_DEFAULT_PATH
+  PATHS ${TUTTI_FOREIGN_NCCL}/../lib64 ${TUTTI_FOREIGN_NCCL}/../lib)
+add_library(nccl_cudart_stand_in SHARED nccl/cudart_stand_in.c)
+set_target_properties(nccl_cudart_stand_in PROPERTIES OUTPUT_NAME cudart SOVERSION 13 C_STANDARD 11
+                      C_VISIBILITY_PRESET default LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib/cudart)
+add_executable(nccl_foreign_perf nccl/foreign_perf.c)
+set_target_properties(nccl_foreign_perf PROPERTIES C_STANDARD 11 SKIP_BUILD_RPATH ON)
+target_link_libraries(nccl_foreign_perf PRIVATE nccl_cudart_stand_in Threads::Threads)
+if(TUTTI_CUDART_HEADERS)
+  target_include_directories(nccl_cudart_stand_in SYSTEM PRIVATE ${TUTTI_CUDART_HEADERS})
+endif()
+if(TUTTI_FOREIGN_NCCL AND TUTTI_CUDART_HEADERS AND TUTTI_FOREIGN_NCCL_LIBRARY)
+  set_target_properties(nccl_foreign_perf PROPERTIES
+    INCLUDE_DIRECTORIES "${TUTTI_FOREIGN_NCCL};${TUTTI_CUDART_HEADERS};${PROJECT_SOURCE_DIR}")
+  target_link_libraries(nccl_foreign_perf PRIVATE ${TUTTI_FOREIGN_NCCL_LIBRARY})
+else()
+  target_link_libraries(nccl_foreign_perf PRIVATE nccl)
+endif()
+add_dependencies(test_nccl nccl_foreign_perf)

@@ -318,6 +318,14 @@ TEST(Finalize, EndsOperationsButNotQueries) {
   });
 }
 
+TEST(Finalize, ManyInAGroupOfOneThread) {
+  World world(3);
+  ASSERT_NCCL(ncclGroupStart());
+  for (int r = 0; r < 3; ++r) EXPECT_NCCL(ncclCommFinalize(world[r]));
+  EXPECT_NCCL(ncclGroupEnd());
+  EXPECT_EQ(ncclCommFinalize(world[1]), ncclInvalidUsage);
+}
+
 TEST(Suspend, StopsOperationsUntilResume) {
   World world(2);
   world.on_every_rank([](int, ncclComm_t comm) {
