@@ -6,9 +6,8 @@
 // of the ranks, as in direct_one_shot, whatever the size and the path: equal inputs give equal
 // bits. Four ways to move the bytes, the same choice on every rank:
 //
-//   line      <= 272 B: the payload travels in the cache line of the flag, and in further lines
-//   that
-//             each carry their own flag: all are on their way at once
+//   line      <= 272 B: the payload travels in the cache line of the flag, and in more lines with
+//             flags of their own: all are on their way at once
 //   publish   small: one copy into the window, every rank reduces everything (one-shot)
 //   staged    medium, or memory cannot be reached: copy in, reduce own slice, copy out, in pieces
 //   direct    large: the owner of a slice reads every rank's input and stores the result into

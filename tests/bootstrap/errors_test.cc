@@ -4,6 +4,8 @@
 #include <sys/wait.h>
 
 #include <atomic>
+#include <bit>
+#include <cstring>
 #include <mutex>
 #include <random>
 
@@ -71,6 +73,29 @@ TEST(JoinErrors, plan_formats_that_differ) {
   for (const Status& status : statuses) {
     EXPECT_EQ(status.code(), Code::unsupported) << status.to_string();
     EXPECT_TRUE(mentions(status, "plan format 41") || mentions(status, "has 41"));
+  }
+}
+
+// A rank built from another version, or on a machine of the other byte order, is told so and named
+// to those who wait for it.
+TEST(JoinErrors, another_wire_version_or_endianness_is_named_to_all) {
+  for (const bool endianness : {false, true}) {
+    const UniqueId id = loopback_id();
+    std::array<std::byte, 64> hello{};
+    std::memcpy(hello.data(), "Tuti", 4);
+    hello[4] = std::byte(endianness ? k_wire_version : 99);
+    hello[6] = std::byte(endianness ? 3 - (std::endian::native == std::endian::little ? 1 : 2)
+                                    : (std::endian::native == std::endian::little ? 1 : 2));
+    hello[7] = std::byte(Purpose::bootstrap);
+    Fd fd = std::move(connect_to(root_of(id), in_seconds(10))).value();
+    ASSERT_TRUE(write_exactly(fd.get(), hello.data(), hello.size(), in_seconds(10)).ok());
+    const std::string culprit = local_address(fd.get())->to_string();
+    for (const Status& status : join_all(id, {rank_of(0, 3, 1), rank_of(2, 3, 1)})) {
+      EXPECT_EQ(status.code(), Code::timeout);
+      EXPECT_TRUE(mentions(status, "1 of 3 ranks have not joined in time: 1")) << status.message();
+      EXPECT_TRUE(mentions(status, culprit + (endianness ? " is " : " speaks wire version 99")))
+          << status.message();
+    }
   }
 }
 
@@ -200,7 +225,7 @@ TEST(JoinErrors, garbage_and_a_flood_on_the_rendezvous_port) {
       Result<Fd> fd = connect_to(root, in_seconds(20));
       if (!fd.ok()) continue;
       std::string garbage(random() % 300, static_cast<char>(random()));
-      if (random() % 2) garbage.insert(0, "Tutt\1\0\1\1");
+      if (random() % 2) garbage.insert(0, std::string("Tuti\1\0\1\1", 8));
       (void)write_exactly(fd->get(), garbage.data(), garbage.size(), in_seconds(5));
       if (random() % 2) idle.push_back(std::move(*fd));
       std::this_thread::sleep_for(milliseconds(1));

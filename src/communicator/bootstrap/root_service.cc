@@ -63,6 +63,7 @@ class RootService {
   void evict_one();
   void serve(Visitor& visitor);
   void greet(Visitor& visitor);
+  void refuse(const Status& why);
   void handle(Visitor& visitor, const Frame& frame);
   void join(Visitor& visitor, const JoinRequest& request);
   Status admissible(const Visitor& visitor, const JoinRequest& request) const;
@@ -95,6 +96,8 @@ class RootService {
   Visitor* top_ = nullptr;  // the rank at the top of the tree, index 0
   bool ready_ = false;
   Status failure_;
+  size_t refusals_ = 0;
+  Status refusal_;  // the most telling one
 
   static constexpr uint32_t k_nobody = ~0u;
 };
@@ -128,6 +131,8 @@ void RootService::next_job() {
   linked_ = 0;
   top_ = nullptr;
   ready_ = false;
+  refusals_ = 0;
+  refusal_ = {};
   fails_at_ = SocketClock::time_point::max();
 }
 
@@ -216,10 +221,20 @@ void RootService::greet(Visitor& visitor) {
   --half_open_;
   bool known = state == AuthState::done &&
                visitor.handshake.peer_hello().data[0] == std::byte(Meeting::root);
-  if (!known) return leave(visitor);
+  if (!known) {
+    refuse(visitor.handshake.status());
+    return leave(visitor);
+  }
   visitor.rank = visitor.handshake.peer_hello().rank;
   visitor.name = "rank " + std::to_string(visitor.rank) + " (" + visitor.name + ")";
   visitor.channel.emplace(std::move(visitor.fd), k_small_frame);
+}
+
+// One of them may have been a missing rank, of another build or with another secret: no reason to
+// end the job on a stranger's word, but worth telling when time is up.
+void RootService::refuse(const Status& why) {
+  ++refusals_;
+  if (refusal_.ok() || refusal_.code() != Code::unsupported) refusal_ = why;
 }
 
 void RootService::handle(Visitor& visitor, const Frame& frame) {
@@ -368,8 +383,14 @@ std::string RootService::missing() const {
     list += (list.empty() ? "" : ", ") + name;
   }
   if (count > k_max_listed) list += " and " + std::to_string(count - k_max_listed) + " more";
-  return std::to_string(count) + " of " + std::to_string(ranks_) + " ranks have not " +
-         (any_absent ? "joined" : "reached their parent") + " in time: " + list;
+  std::string told = std::to_string(count) + " of " + std::to_string(ranks_) + " ranks have not " +
+                     (any_absent ? "joined" : "reached their parent") + " in time: " + list;
+  if (any_absent && !refusal_.ok()) {
+    told += "; " + std::to_string(refusals_) +
+            (refusals_ == 1 ? " connection was" : " connections were") +
+            " refused: " + refusal_.message();
+  }
+  return told;
 }
 
 }  // namespace
