@@ -18,6 +18,9 @@
 #ifdef TUTTI_HAS_SIM_COMMAND
 #include "perf/sim_command.h"
 #endif
+#ifdef TUTTI_HAS_TUNE_COMMAND
+#include "perf/tune_command.h"
+#endif
 #ifdef TUTTI_HAS_DOCS_COMMAND
 #include "perf/docs_command.h"
 #endif
@@ -49,6 +52,9 @@ constexpr Command k_commands[] = {
 #endif
 #ifdef TUTTI_HAS_SIM_COMMAND
     {"sim", sim_command, "simulate a collective on a cluster that need not exist"},
+#endif
+#ifdef TUTTI_HAS_TUNE_COMMAND
+    {"tune", tune_command, "measure this machine, write a profile of its prices; check one"},
 #endif
 #ifdef TUTTI_HAS_DOCS_COMMAND
     {"docs", docs_command, "write docs/algorithms.md and its drawings"},

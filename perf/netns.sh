@@ -4,6 +4,7 @@
 # Needs root (CAP_NET_ADMIN) and iproute2.
 #
 #   perf/netns.sh [--bin DIR] [--rate 1gbit|none] [--sizes "64K 1M 64M"] [--repeats 3] [--out FILE]
+#   perf/netns.sh --tune "FLAGS"           (instead: tutti tune FLAGS on these hosts)
 #   perf/netns.sh agent HOST COMMAND...    (what tutti run and mpirun start ranks with)
 #
 # Whatever it made is removed when it ends, also after Ctrl-C; leftovers of a killed run are removed
@@ -31,7 +32,7 @@ if [[ ${1:-} == agent ]]; then
   agent "$@"
 fi
 
-bin=build/bin rate=1gbit sizes="64 4K 64K 1M 16M 64M" repeats=3 out=""
+bin=build/bin rate=1gbit sizes="64 4K 64K 1M 16M 64M" repeats=3 out="" tune=""
 while (($# > 0)); do
   case $1 in
     --bin) bin=$2 ;;
@@ -39,6 +40,7 @@ while (($# > 0)); do
     --sizes) sizes=$2 ;;
     --repeats) repeats=$2 ;;
     --out) out=$2 ;;
+    --tune) tune=$2 ;;
     *) echo "netns.sh: unknown flag $1" >&2; exit 2 ;;
   esac
   shift 2
@@ -141,6 +143,12 @@ try() {  # a configuration that fails is named, the others go on
 }
 
 up
+if [[ -n $tune ]]; then
+  # shellcheck disable=SC2086
+  "${limit[@]}" env TUTTI_SOCKET_IFNAME=eth0 "$bin/tutti" run -n "$ranks" --hosts "$work/hosts" \
+    --host-agent "$work/agent" "$bin/tutti" tune $tune
+  exit
+fi
 echo "# $hosts hosts x $ranks_per_host ranks, $rate" >&2
 for ((repeat = 0; repeat < repeats; ++repeat)); do
   for size in $sizes; do

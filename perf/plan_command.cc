@@ -10,10 +10,13 @@
 #include <iostream>
 #include <iterator>
 
+#include "perf/options.h"
 #include "src/algorithms/algorithms.h"
+#include "src/communicator/peers.h"
 #include "src/plan/draw.h"
 #include "src/plan/text.h"
 #include "src/plan/verify.h"
+#include "src/planner/planner.h"
 
 namespace {
 
@@ -25,7 +28,11 @@ struct Options {
   std::string from;  // a plan text instead of an algorithm
   PlanRequest request;
   std::vector<uint32_t> groups;
-  bool list = false, text = false, verify = false;
+  bool list = false, text = false, verify = false, explain = false;
+  // With --explain: the call and where the ranks are.
+  std::string bytes = "1M", dtype = "float32", op = "sum", transport = "shm", profile_file, tune;
+  uint32_t cpus = 0;
+  bool deterministic = false;
   bool no_races = false;
   uint64_t race_budget = VerifyOptions{}.race_budget;
   std::string svg;
@@ -49,6 +56,21 @@ void add_flags(CLI::App& app, Options& o) {
       ->check(CLI::PositiveNumber);
   app.add_option("--from", o.from, "read a plan text from this file ('-': standard input) instead");
   app.add_flag("--list", o.list, "list the algorithms, and whether they can serve this request");
+  app.add_flag("--explain", o.explain,
+               "what the tuner considers for a call, what each would take, and why one wins; "
+               "--groups are hosts");
+  app.add_option("-b,--bytes", o.bytes, "with --explain: of a block (100M, 4K)")
+      ->capture_default_str();
+  app.add_option("-d,--dtype", o.dtype, "with --explain: element type")->capture_default_str();
+  app.add_option("-o,--op", o.op, "with --explain: reduction operator")->capture_default_str();
+  app.add_option("--transport", o.transport, "with --explain: inside a host, shm or tcp")
+      ->check(CLI::IsMember({"shm", "tcp"}))
+      ->capture_default_str();
+  app.add_option("--cpus", o.cpus, "with --explain: CPUs of a host (those of this one)");
+  app.add_option("--profile", o.profile_file, "with --explain: instead of the one in use here");
+  app.add_option("--tune", o.tune, "with --explain: rules, instead of TUTTI_TUNE");
+  app.add_flag("--deterministic", o.deterministic,
+               "with --explain: as under TUTTI_DETERMINISTIC=1");
   app.add_flag("--text", o.text, "print the plan as text");
   app.add_option("--svg", o.svg, "draw the plan into this file ('-': standard output)");
   app.add_flag("--verify", o.verify, "prove the plan right, or say what is wrong");
@@ -139,12 +161,59 @@ int draw(const Plan& plan, const std::string& file) {
   return out ? 0 : fail("cannot write " + file);
 }
 
+// What a communicator on such hosts would share.
+Placement placement_of(const Options& o, uint32_t cpus) {
+  Placement p;
+  p.ranks = o.request.ranks;
+  p.hierarchy = o.request.hierarchy;
+  p.host.assign(p.ranks, 0);
+  if (!p.hierarchy.level.empty()) p.host = p.hierarchy.level.back();
+  for (uint32_t h : p.host) p.hosts = std::max(p.hosts, h + 1);
+  p.cpu_pools = p.host;
+  p.cpus = o.cpus > 0 ? o.cpus : cpus;
+  p.sockets_inside = o.transport == "tcp";
+  p.by_reference = p.hosts == 1 && !p.sockets_inside;
+  p.shared = p.by_reference && p.ranks > 1 && p.ranks <= 64;
+  return p;
+}
+
+Result<Profile> profile_of(const std::string& file) {
+  if (file.empty()) return builtin_profile();
+  std::ifstream in(file, std::ios::binary);
+  if (!in) return Status(Code::invalid_argument, "cannot read " + file);
+  Result<Profile> profile = parse_profile(std::string(std::istreambuf_iterator<char>(in), {}));
+  return profile ? std::move(profile) : Result<Profile>(profile.status().with_context(file));
+}
+
+int explain(const Options& o) {
+  const Result<Config> config = Config::from_environment();
+  if (!config) return fail(config.status().message());
+  const std::optional<DType> dtype = parse_dtype(o.dtype);
+  if (!dtype) return fail("unknown element type '" + o.dtype + "'");
+  const std::optional<ReduceOp> op = parse_reduce_op(o.op);
+  if (!op) return fail("unknown operator '" + o.op + "'");
+  const std::optional<size_t> bytes = perf::parse_size(o.bytes);
+  if (!bytes) return fail("--bytes '" + o.bytes + "': expected a size such as 100M");
+  Result<Profile> profile = profile_of(o.profile_file.empty() ? config->profile : o.profile_file);
+  if (!profile) return fail(profile.status().message());
+  Result<std::vector<TuneRule>> rules = parse_tune(o.tune.empty() ? config->tune : o.tune);
+  if (!rules) return fail(rules.status().message());
+  Planner planner(placement_of(o, PeerIdentity::of_this_process(*config).cpus), std::move(*profile),
+                  std::move(*rules), o.deterministic || config->deterministic);
+  const Result<std::string> text =
+      planner.explain({o.request.collective, *bytes, o.request.root, *dtype, *op});
+  if (!text) return fail(text.status().message());
+  std::cout << *text;
+  return 0;
+}
+
 int run(Options& o) {
   const std::optional<Collective> collective = parse_collective(o.collective);
   if (!collective) return fail("unknown collective '" + o.collective + "'");
   o.request.collective = *collective;
   if (!o.groups.empty()) o.request.hierarchy = Hierarchy::even(o.request.ranks, o.groups);
   if (o.list) return list_algorithms(o.request);
+  if (o.explain) return explain(o);
   const Result<PlanPtr> plan =
       o.from.empty() ? make_plan(o.algorithm, o.request) : read_plan(o.from);
   if (!plan) return fail(plan.status().message());

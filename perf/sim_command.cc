@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 
 #include "perf/options.h"
+#include "perf/sim_paper.h"
+#include "sim/draw.h"
 #include "sim/simulator.h"
 #include "src/planner/predict.h"
 #include "topology/spec.h"
@@ -22,7 +24,7 @@ using namespace tutti;
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string cluster, profile_file, trace_file;
+  std::string cluster, paper, profile_file, trace_file, svg_file;
   std::string collective = "all_reduce", bytes = "1M", algorithm = "auto";
   std::string dtype = "float32", op = "sum", max_chunk = "0";
   std::vector<std::string> segments, stragglers;
@@ -37,8 +39,9 @@ struct Options {
 void add_flags(CLI::App& app, Options& o) {
   app.add_option("--cluster", o.cluster,
                  "a spec, outermost level first: 'node:4{nics=8x100Gb/s,lat=5us} "
-                 "gpu:8{bw=48GB/s,lat=1us}'")
-      ->required();
+                 "gpu:8{bw=48GB/s,lat=1us}'");
+  app.add_option("--paper", o.paper,
+                 "instead: published figures beside simulated ones; latency, torus or nccl");
   app.add_option("--profile", o.profile_file, "measured prices (JSON) instead of the spec's");
   app.add_option("-c,--collective", o.collective, "all_reduce, broadcast, ...")
       ->capture_default_str();
@@ -75,6 +78,8 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--links", o.links, "show so many of the busiest links")->capture_default_str();
   app.add_flag("--path", o.path, "show the critical path");
   app.add_option("--trace", o.trace_file, "write the best run for chrome://tracing or Perfetto");
+  app.add_option("--svg", o.svg_file,
+                 "draw the best run: lanes over time, its critical path strong");
   app.add_flag("--json", o.json, "print JSON");
 }
 
@@ -287,7 +292,7 @@ Result<std::vector<Candidate>> candidates(Predictor& predictor, const Options& o
     return rank_candidates(predictor, o.request, bytes, o.sim.dtype, o.sim.op);
   const Algorithm* algorithm = find_algorithm(o.algorithm);
   if (algorithm == nullptr) return make_plan(o.algorithm, o.request).status();
-  Candidate c{algorithm, o.request, {}};
+  Candidate c{algorithm, o.request, 0, {}};
   if (!algorithm->name.starts_with("hierarchical")) c.request.hierarchy = {};
   const Result<Prediction> p =
       predictor.predict(*algorithm, c.request, bytes, o.sim.dtype, o.sim.op);
@@ -296,7 +301,16 @@ Result<std::vector<Candidate>> candidates(Predictor& predictor, const Options& o
   return std::vector<Candidate>{c};
 }
 
+bool write(const std::string& file, const std::string& text) {
+  std::ofstream out(file, std::ios::binary);
+  out << text;
+  out.close();
+  return !out.fail();
+}
+
 int run(Options& o) {
+  if (!o.paper.empty()) return print_paper(o.paper, o.json);
+  if (o.cluster.empty()) return fail("--cluster is required (or --paper)");
   if (const Status s = understand(o); !s.ok()) return fail(s.message());
   const Result<Topology> topology = make_cluster(o.cluster);
   if (!topology) return fail(topology.status().message());
@@ -306,7 +320,7 @@ int run(Options& o) {
   if (o.request.ranks > topology->ranks())
     return fail(fmt::format("--ranks {}: the cluster has {}", o.request.ranks, topology->ranks()));
   o.request.hierarchy = hierarchy_of(*topology, o);
-  o.sim.record = o.path || !o.trace_file.empty();
+  o.sim.record = o.path || !o.trace_file.empty() || !o.svg_file.empty();
 
   uint64_t bytes = 0;
   for (const SimSegment& s : o.sim.segments) bytes += s.bytes;
@@ -331,11 +345,12 @@ int run(Options& o) {
     if (run.simulated && (best == nullptr || run.report.seconds < best->report.seconds))
       best = &run;
 
-  if (!o.trace_file.empty()) {
-    std::ofstream out(o.trace_file, std::ios::binary);
-    out << to_chrome_trace(best->report, *best->plan);
-    out.close();
-    if (!out) return fail("cannot write " + o.trace_file);
+  if (!o.trace_file.empty() && !write(o.trace_file, to_chrome_trace(best->report, *best->plan)))
+    return fail("cannot write " + o.trace_file);
+  if (!o.svg_file.empty()) {
+    const Result<std::string> svg = to_svg(best->report, *best->plan);
+    if (!svg) return fail(svg.status().message());
+    if (!write(o.svg_file, *svg)) return fail("cannot write " + o.svg_file);
   }
   if (!o.json) {
     print_table(runs, *best, *topology, o);

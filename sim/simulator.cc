@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 
 #include "sim/network.h"
 #include "src/plan/layout.h"
@@ -80,12 +81,22 @@ class Simulation {
     for (const SimSegment& s : options.segments)
       layouts_.emplace_back(shape_, (s.bytes + element - 1) / element, element,
                             options.max_chunk_bytes, options.min_chunk_bytes);
-    gamma_ = profile.reduce_cost(options.dtype, options.op);
+    uint64_t largest = 0;
+    for (const SimSegment& s : options.segments) largest = std::max(largest, s.bytes);
+    beyond_cache_ = profile.cache_factor(largest);
+    gamma_ = profile.reduce_cost(options.dtype, options.op) * beyond_cache_;
+    copy_ = profile.copy * beyond_cache_;
+    for (const bool network : {false, true}) {
+      ends_[network] = profile.ends_of(network);
+      ends_[network].send_byte *= beyond_cache_;
+      ends_[network].recv_byte *= beyond_cache_;
+    }
     report_.segment_seconds.resize(layouts_.size());
   }
 
   Result<SimReport> run() {
     TUTTI_RETURN_IF_ERROR(connect());
+    if (profile_.cpus > 0) share_cpus();
     start_ranks();
     while (!events_.empty() || network_.pending()) {
       if (network_.pending() && (events_.empty() || events_.front().time > now_)) {
@@ -129,6 +140,10 @@ class Simulation {
     uint32_t lanes_left = 0;
     double slow = 1;
     Time end = 0;
+    // With Profile::cpus.
+    uint32_t pool = 0;
+    Time thread_free = 0;
+    Time handover = 0;
   };
   struct ChannelState {
     uint64_t first_slot = 0;
@@ -137,6 +152,7 @@ class Simulation {
     uint32_t left = 0;     // messages whose last byte has left
     uint32_t claimed = 0;  // of the pass at hand
     bool instant = false;  // both ends on one node, or a signal
+    bool network = false;  // crosses a link of class nic or network
     bool pulling = false;  // its flow is a rendezvous
     uint32_t pull_slot = k_none;
     Time latency = 0;
@@ -191,7 +207,11 @@ class Simulation {
       network_.add_flow(way);
       state.instant = way.empty();
       double latency = 0;
-      for (LinkId l : way) latency += profile_.alpha(topology_.links()[l]);
+      for (LinkId l : way) {
+        const Link& link = topology_.links()[l];
+        latency += profile_.alpha(link);
+        state.network |= link.link_class == LinkClass::nic || link.link_class == LinkClass::network;
+      }
       state.latency = to_time(latency);
     }
     if (slots >= k_none) return invalid("simulation: too many messages in flight");
@@ -200,6 +220,25 @@ class Simulation {
       for (uint32_t i = 0; i < state.capacity; ++i)
         slots_[state.first_slot + i].channel = static_cast<uint32_t>(&state - channels_.data());
     return {};
+  }
+
+  // Which CPUs each rank runs on, and how crowded they are.
+  void share_cpus() {
+    std::map<uint32_t, uint32_t> index;  // by host or pool of the options
+    std::vector<uint32_t> crowd;
+    for (Rank r = 0; r < shape_.ranks; ++r) {
+      const uint32_t key = options_.cpu_pools.empty()
+                               ? topology_.host_of(topology_.node_of(placed(r)))
+                               : options_.cpu_pools[r];
+      const auto [it, made] = index.try_emplace(key, static_cast<uint32_t>(crowd.size()));
+      if (made) crowd.push_back(0);
+      ++crowd[it->second];
+      ranks_[r].pool = it->second;
+    }
+    for (RankState& r : ranks_)
+      if (crowd[r.pool] > profile_.cpus)
+        r.handover = to_time(profile_.handover * crowd[r.pool] / profile_.cpus);
+    cpu_free_.assign(crowd.size() * profile_.cpus, 0);
   }
 
   void start_ranks() {
@@ -245,7 +284,7 @@ class Simulation {
   void start_segment(Rank rank, Time at) {
     RankState& r = ranks_[rank];
     at = std::max(at, to_time(options_.segments[r.segment].ready));
-    at += to_time(profile_.call_overhead * r.slow);
+    at = occupy(r, at, profile_.call_overhead);
     r.lanes_left = 0;
     r.end = at;
     for (Lane l = 0; l < shape_.lanes; ++l) {
@@ -297,8 +336,17 @@ class Simulation {
   Step fetch(uint32_t id, uint32_t i) const {
     return plan_.step_at(id / shape_.lanes, id % shape_.lanes, i);
   }
-  Time busy(uint32_t id, double seconds) const {
-    return seconds == 0 ? 0 : to_time(seconds * ranks_[id / shape_.lanes].slow);
+  // When the rank is through with work that it begins at `at`, or once it gets a CPU.
+  Time occupy(RankState& rank, Time at, double seconds) {
+    if (seconds == 0) return at;
+    const Time work = to_time(seconds * rank.slow);
+    if (cpu_free_.empty()) return at + work;
+    const auto first = cpu_free_.begin() + rank.pool * profile_.cpus;
+    const auto cpu = std::min_element(first, first + profile_.cpus);
+    return rank.thread_free = *cpu = std::max({at, rank.thread_free, *cpu}) + work;
+  }
+  void occupy(uint32_t id, LaneState& s, double seconds) {
+    s.clock = occupy(ranks_[id / shape_.lanes], s.clock, seconds);
   }
 
   // Runs the lane until something that others see lies in its future, or it has to wait.
@@ -328,7 +376,7 @@ class Simulation {
           done = recv(id, s);
           break;
         case Op::copy:
-          s.clock += busy(id, profile_.copy * static_cast<double>(bytes_of(id, s.step)));
+          occupy(id, s, copy_ * static_cast<double>(bytes_of(id, s.step)));
           next(s, 1);
           done = true;
           break;
@@ -351,10 +399,17 @@ class Simulation {
     return false;
   }
   // Moves the lane's clock to `at`, because of a message.
-  void reach(LaneState& s, Time at, const Slot& slot) {
+  void reach(uint32_t id, LaneState& s, Time at, const Slot& slot) {
     if (at <= s.clock) return;
-    s.clock = at;
+    s.clock = at + ranks_[id / shape_.lanes].handover;
     s.cause = slot.record;
+  }
+  // Sends of one chunk to several ranks, one after the other, are one publication.
+  bool published(uint32_t id, const LaneState& s) const {
+    if (s.index == 0) return false;
+    const Step before = fetch(id, s.index - 1);
+    return before.op == Op::send && before.src_buffer == s.step.src_buffer &&
+           before.src == s.step.src && before.count == s.step.count && before.peer != s.step.peer;
   }
 
   bool send(uint32_t id, LaneState& s) {
@@ -369,11 +424,13 @@ class Simulation {
     Slot& slot = slots_[place];
     if (channel.sent >= channel.capacity) {
       if (slot.freed == k_never) return wait_for(s, c);
-      reach(s, slot.freed, slot);
+      reach(id, s, slot.freed, slot);
     }
     if (!s.paid) {
       s.paid = true;
-      s.clock += busy(id, profile_.send_overhead);
+      const EndCost& end = ends_[channel.network];
+      const bool again = end.send_byte > 0 && !channel.network && published(id, s);
+      occupy(id, s, end.send + (again ? 0 : end.send_byte * static_cast<double>(bytes)));
     }
     if (s.clock > now_) {
       wake(id, s.clock);
@@ -441,6 +498,11 @@ class Simulation {
     wake_if_waiting(index_.channels()[c].from, c, slot.freed);
   }
 
+  double receiving(uint32_t channel, double bytes) const {
+    const EndCost& end = ends_[channels_[channel].network];
+    return end.recv + end.recv_byte * bytes;
+  }
+
   bool recv(uint32_t id, LaneState& s) {
     if (s.step.count > 0 && bytes_of(id, s.step) == 0) {
       next(s, 1);
@@ -449,8 +511,8 @@ class Simulation {
     const uint32_t c = index_.in_channel(id, index_.peer_key(s.step), s.in_hint);
     Slot* slot = nullptr;
     if (!await(s, c, 0, &slot)) return false;
-    reach(s, slot->arrival, *slot);
-    if (s.step.op == Op::recv) s.clock += busy(id, profile_.recv_overhead);
+    reach(id, s, slot->arrival, *slot);
+    if (s.step.op == Op::recv) occupy(id, s, receiving(c, slot->bytes));
     consume(c, *slot, s.clock);
     next(s, 1);
     return true;
@@ -485,7 +547,7 @@ class Simulation {
           all = false;
           break;
         } else {
-          reach(s, slot->arrival, *slot);
+          reach(id, s, slot->arrival, *slot);
         }
         ++channels_[c].claimed;
         arrivals_.emplace_back(c, slot);
@@ -493,9 +555,9 @@ class Simulation {
       for (const auto& [c, slot] : arrivals_) channels_[c].claimed = 0;
       s.ready = static_cast<uint32_t>(arrivals_.size());
       if (!all) return false;
-      s.clock +=
-          busy(id, profile_.recv_overhead * static_cast<double>(arrivals_.size()) +
-                       gamma_ * static_cast<double>(bytes) * static_cast<double>(steps_.size()));
+      double work = gamma_ * static_cast<double>(bytes) * static_cast<double>(steps_.size());
+      for (const auto& [c, slot] : arrivals_) work += receiving(c, slot->bytes);
+      occupy(id, s, work);
       for (const auto& [c, slot] : arrivals_) consume(c, *slot, s.clock);
     }
     s.ready = 0;
@@ -636,7 +698,9 @@ class Simulation {
   const SimOptions& options_;
   sim::Network network_;
   std::vector<Layout> layouts_;  // by segment
-  double gamma_ = 0;
+  double beyond_cache_ = 1, gamma_ = 0, copy_ = 0;
+  EndCost ends_[2];             // inside a host, over a network
+  std::vector<Time> cpu_free_;  // pool after pool; empty: every lane has a CPU of its own
 
   Time now_ = 0;
   std::vector<Event> events_;
@@ -666,6 +730,9 @@ Status check(const Plan& plan, const Topology& topology, const SimOptions& o) {
     if (o.placement[r] >= topology.ranks())
       return invalid(fmt::format("simulation: rank {} is placed on {} of {}", r, o.placement[r],
                                  topology.ranks()));
+  if (!o.cpu_pools.empty() && o.cpu_pools.size() != ranks)
+    return invalid(fmt::format("simulation: CPU pools of {} ranks for a plan of {}",
+                               o.cpu_pools.size(), ranks));
   if (o.segments.empty()) return invalid("simulation: no segments");
   for (size_t i = 0; i < o.segments.size(); ++i) {
     if (!(o.segments[i].ready >= 0 && o.segments[i].ready <= 86400))

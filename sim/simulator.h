@@ -2,15 +2,20 @@
 // are shared. It reads the same plans that executors run, step by step; nothing is unrolled.
 //
 // The model. A rank's lanes run their steps in order, in the rounds of a Layout. A send keeps its
-// lane busy for send_overhead and then travels by itself: it waits for its turn (the messages of a
+// lane busy for its end's cost and then travels by itself: it waits for its turn (the messages of a
 // connection leave in order; with Profile::serial_lanes those of a lane do), flows over the links
 // of its route, which all flows share max-min fairly, and arrives one latency of the route after
-// its last byte has left. A lane that receives waits for the arrival, is busy for recv_overhead,
+// its last byte has left. A lane that receives waits for the arrival, is busy for its end's cost,
 // and for gamma per byte of every operand that it reduces. A connection has as many messages in
 // flight as it has credits; a credit is back one latency after its message was consumed. Messages
 // beyond Profile::eager_bytes start when the announcement has reached the receiver and it is at
 // their receive. Chunks without bytes are elided at both ends, tokens are not. Ranks on one node
 // talk in no time.
+//
+// CPUs (Profile::cpus > 0): whatever keeps a lane busy needs its rank's thread and a CPU of its
+// host, first come, first served; where ranks outnumber CPUs, a lane that had to wait goes on
+// `handover` later for every rank per CPU. Several sends of the same chunk in a row pay for its
+// bytes once (they are published).
 //
 // A run depends on its arguments alone, jitter included.
 #pragma once
@@ -43,6 +48,9 @@ struct SimOptions {
   uint64_t min_chunk_bytes = 64;    // (Layout)
   uint32_t credits = 0;             // instead of the profile's; never below the plan's
   std::vector<uint32_t> placement;  // by rank of the plan: rank of the topology; empty: the same
+  // By rank of the plan: which ranks share CPUs (hosts that are containers of one machine may);
+  // empty: those of a host.
+  std::vector<uint32_t> cpu_pools;
 
   // Disturbances. A latency is multiplied by 1 + jitter * x, x exponential with mean 1, anew for
   // every message; ranks start up to `skew` seconds late, evenly spread. From `seed`.

@@ -149,6 +149,9 @@ class Communicator {
   // "all_reduce 4194304 B: direct_two_shot over shm (process_vm), 1 round": how a call would run.
   std::string explain(Collective collective, size_t count, DType dtype, Rank root = 0,
                       bool in_place = false);
+  // Seconds that a call would take, by the tuner's prices, without making it (`count` as in the call;
+  // reductions by sum). Local. Errors: invalid_argument; unsupported when nothing serves the call.
+  Result<double> estimate(Collective collective, size_t count, DType dtype, Rank root = 0);
   // Watchdog: called from a thread of the library when an operation is later than
   // Config::late_after, once per operation, with a sentence that names rank, peers and sequence.
   void on_late(std::function<void(const std::string&)> callback);

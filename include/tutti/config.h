@@ -35,6 +35,14 @@ struct Config {
   double timeout = 0;
   // Algorithm override, "all_reduce:0-64K:direct_one_shot;64K-inf:ring". TUTTI_TUNE.
   std::string tune;
+  // A file of this machine's prices, as `tutti tune` writes it; empty: those built in. TUTTI_PROFILE (a
+  // path, or "none"); unset: tutti/profile.json below $XDG_CACHE_HOME or ~/.cache, where that exists.
+  // Rank 0's counts for all; ranks with another one are named in a warning. docs/simulator.md.
+  std::string profile;
+  // "on": where prices are close, calls are measured and the fastest algorithm stays ("off": never). Empty:
+  // on where rank 0 has a profile, beside which what was learnt is kept. Never with `deterministic`.
+  // TUTTI_FEEDBACK=0|1.
+  std::string feedback;
   // Same algorithm and order across sizes. TUTTI_DETERMINISTIC=1.
   bool deterministic = false;
   // Bytes of an eager slot, per message in flight. TUTTI_SLOT_BYTES.

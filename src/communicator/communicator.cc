@@ -70,6 +70,9 @@ Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(
 }
 
 Rank Communicator::rank() const { return impl_->rank(); }
+Result<double> Communicator::estimate(Collective collective, size_t count, DType dtype, Rank root) {
+  return impl_->estimate({collective, nullptr, nullptr, count, dtype, {}, root});
+}
 uint32_t Communicator::ranks() const { return impl_->ranks(); }
 
 // --- collectives

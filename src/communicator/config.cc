@@ -28,6 +28,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_ID",         "TUTTI_ID_FD",         "TUTTI_ROOT",          "TUTTI_PORT",
     "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES", "TUTTI_REPORT_VERSION",
     "TUTTI_NCCL_FALLBACK", "TUTTI_NCCL_REAL",
+    "TUTTI_PROFILE",    "TUTTI_FEEDBACK",
 };
 
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};
@@ -151,6 +152,28 @@ void read_debug(Reader* reader, Config* config) {
   config->debug = level;
 }
 
+// Where `tutti tune` puts the profile unless it is told otherwise; empty where there is no home.
+std::string default_profile(const Variables& variables) {
+  const auto cache = variables.find("XDG_CACHE_HOME");
+  if (cache != variables.end() && cache->second.starts_with('/'))
+    return cache->second + "/tutti/profile.json";
+  const auto home = variables.find("HOME");
+  return home != variables.end() && home->second.starts_with('/')
+             ? home->second + "/.cache/tutti/profile.json"
+             : std::string();
+}
+
+void read_profile(Reader* reader, const Variables& variables, Config* config) {
+  const std::string* named = reader->find({"TUTTI_PROFILE"});
+  const std::string file = named != nullptr ? *named : default_profile(variables);
+  if (named != nullptr ? file != "none" : std::ifstream(file).good()) config->profile = file;
+  if (reader->find({"TUTTI_FEEDBACK"})) {
+    bool on = false;
+    reader->flag("TUTTI_FEEDBACK", &on);
+    config->feedback = on ? "on" : "off";
+  }
+}
+
 // NCCL's switches for what a rank may use, where no TUTTI_* name says otherwise.
 void read_nccl_switches(Reader* reader, const Variables& variables, Config* config) {
   bool no_shm = false, no_peer_memory = false;
@@ -236,6 +259,7 @@ Result<Config> config_from(const Variables& variables) {
   reader.seconds("TUTTI_TIMEOUT", true, &config.timeout);
   reader.text({"TUTTI_TUNE"}, &config.tune);
   reader.flag("TUTTI_DETERMINISTIC", &config.deterministic);
+  read_profile(&reader, variables, &config);
   reader.number<size_t>("TUTTI_PROCESS_VM_BYTES", 0, size_t{1} << 40, &config.process_vm_bytes);
   reader.number<size_t>("TUTTI_SLOT_BYTES", 1024, size_t{1} << 30, &config.slot_bytes);
   reader.number<uint32_t>("TUTTI_SPIN", 0, 1u << 30, &config.spin);
@@ -271,6 +295,8 @@ Result<LaunchInfo> launch_from_environment() {
   Result<Config> config = config_from(variables);
   return config.ok() ? detect_launch(variables, *config) : config.status();
 }
+
+std::string default_profile_path() { return default_profile(read_environment()); }
 
 std::vector<std::string> Config::unknown_variables() {
   return tutti::unknown_variables(read_environment());

@@ -11,13 +11,13 @@
 namespace tutti {
 namespace {
 
-struct Choice {
+struct ColorKey {
   int32_t color;
   int32_t key;
 };
 
 // The ranks of a color by (key, rank): their new order.
-std::vector<Rank> members_of(int color, const std::vector<Choice>& choices) {
+std::vector<Rank> members_of(int color, const std::vector<ColorKey>& choices) {
   std::vector<Rank> members;
   for (Rank r = 0; r < choices.size(); ++r)
     if (choices[r].color == color) members.push_back(r);
@@ -71,7 +71,7 @@ Result<std::vector<T>> Communicator::Impl::share(const T& mine) {
 
 Communicator::Impl::Descendant Communicator::Impl::split(int color, int key, const Config* config) {
   TUTTI_RETURN_IF_ERROR(no_open_group("split"));
-  Result<std::vector<Choice>> choices = share(Choice{color, key});
+  Result<std::vector<ColorKey>> choices = share(ColorKey{color, key});
   if (!choices) return choices.status();
   for (Rank r = 0; r < ranks_; ++r)
     if ((*choices)[r].color < 0 && (*choices)[r].color != k_no_color)

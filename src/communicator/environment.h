@@ -24,6 +24,8 @@ Result<Config> config_from(const Variables& variables);
 // "TUTTI_SOKET_IFNAME is not a setting; did you mean TUTTI_SOCKET_IFNAME?", one sentence for each
 // TUTTI_* variable that nothing reads.
 std::vector<std::string> unknown_variables(const Variables& variables);
+// Where the profile is looked for when nothing names one; empty where there is no home.
+std::string default_profile_path();
 
 // NCCL_ALGO ("Ring", "Tree", "allreduce:tree;broadcast:ring") as a Config::tune. Names that tutti does
 // not have, and exclusions (^), leave the choice to the planner.

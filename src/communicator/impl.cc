@@ -159,7 +159,7 @@ Status Communicator::Impl::execute(const Call& call) {
       if (!found) return found.status();
       entry = last_ = *found;
     }
-    return run_entry(*entry, call);
+    return entry->trial == nullptr ? run_entry(*entry, call) : run_trial(*entry, call);
   });
 }
 
@@ -194,14 +194,19 @@ Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entr
   // In place is this rank's own matter (decision 0003): the signature leaves it out. Where its forms
   // differ in messages, all ranks run the same one: that in place for all_reduce, where the way there
   // is a copy from input to output, else that out of place, after a copy of the input.
-  const uint64_t bytes = call.count * size_of(call.dtype);
-  Result<PlanPtr> plan = planner_->plan(call.collective, bytes, call.root, key.in_place);
+  const Planner::Call wanted = planned(call);
+  if (feedback_ != nullptr && call.collective != Collective::barrier)
+    entry->trial = feedback_->trial_for(*planner_, wanted, call.count);
+  Result<Choice> choice =
+      entry->trial != nullptr ? entry->trial->current() : planner_->choose(wanted);
+  if (!choice) return choice.status();
+  Result<PlanPtr> plan = planner_->plan(wanted, *choice, key.in_place);
   if (!plan) return plan.status();
   if (find_algorithm((*plan)->algorithm())->in_place_differs(call.collective, ranks_)) {
     const bool common = call.collective == Collective::all_reduce;
     entry->copy_first = common && !key.in_place;
     entry->stage_input = !common && key.in_place;
-    plan = planner_->plan(call.collective, bytes, call.root, common);
+    plan = planner_->plan(wanted, *choice, common);
     if (!plan) return plan.status();
   }
   const std::string& algorithm = (*plan)->algorithm();

@@ -20,6 +20,7 @@
 #include "src/executor/cpu_executor.h"
 #include "src/executor/exchange.h"
 #include "src/executor/shared_direct.h"
+#include "src/planner/feedback.h"
 #include "src/planner/planner.h"
 #include "tutti/communicator.h"
 
@@ -73,6 +74,7 @@ class Communicator::Impl final : public Monitor {
   Status error() const;
   Status finalize(Clock::duration patience);
   std::string explain(const Call& call);
+  Result<double> estimate(const Call& call);
   void warn(std::string_view text) const { log_.write(LogLevel::warn, text); }
   void on_late(std::function<void(const std::string&)> callback);
   void on_wait(std::function<Status()> callback) { wait_callback_ = std::move(callback); }
@@ -112,6 +114,7 @@ class Communicator::Impl final : public Monitor {
     bool shared = false;               // runs on SharedDirect
     bool copy_first = false;           // out of place, but the plan is the in-place form
     std::unique_ptr<BoundPlan> bound;  // otherwise
+    Trial* trial = nullptr;            // whose current choice this is, while it is measured
     uint64_t signature = 0;
     bool stage_input = false;       // in place, but the plan is the other form
     std::vector<std::byte> staged;  // this rank's input, moved away or times premul_sum's scalar
@@ -120,7 +123,9 @@ class Communicator::Impl final : public Monitor {
   Impl() = default;
   Status start(std::unique_ptr<Bootstrap> bootstrap, const Key& key, Deadline deadline);
   Status make_transports(const std::vector<PeerIdentity>& peers, const Key& key, Deadline deadline);
-  Status settle_paths(Deadline deadline);
+  // Fills what of the placement only all ranks together know; `agreed`: rank 0's Tuning, encoded.
+  Status settle_paths(Deadline deadline, Placement* placement, std::string* agreed);
+  Status make_planner(Placement placement, std::vector<TuneRule> rules, const std::string& agreed);
   void choose_waiting(const std::vector<PeerIdentity>& peers);
   Status open_log();
 
@@ -132,6 +137,12 @@ class Communicator::Impl final : public Monitor {
   Result<Entry*> entry_for(const Call& call);
   Result<std::unique_ptr<Entry>> make_entry(const Call& call, const CallKey& key);
   Status run_entry(Entry& entry, const Call& call);
+  Planner::Call planned(const Call& call) const;
+  // A call that is measured; at the end of a trial the ranks agree on its outcome.
+  Status run_trial(Entry& entry, const Call& call);
+  Status conclude(Trial& trial);
+  void forget(const ShapeClass& shape);
+  void keep_learnt() const;
   Status finish(Status status, const char* what);
   Status settle(Status status, const char* what);
 
@@ -171,6 +182,8 @@ class Communicator::Impl final : public Monitor {
   PeerTable peers_;
   std::unique_ptr<Router> router_;
   std::unique_ptr<Planner> planner_;
+  std::unique_ptr<Feedback> feedback_;  // null: off
+  std::string learnt_file_, learnt_section_;  // of rank 0; empty: nothing is kept
   std::unique_ptr<CpuExecutor> executor_;
   std::unique_ptr<SharedDirect> shared_;
   std::unique_ptr<Exchange> exchange_;

@@ -10,11 +10,14 @@
 #include <map>
 #include <sstream>
 
+#include "src/base/cpus.h"
+
 namespace tutti {
 namespace {
 
 // Of an encoded identity: what comes before the host's name.
-constexpr size_t k_fixed_bytes = 32 + sizeof(PackedAddress);
+constexpr size_t k_address_at = 44;
+constexpr size_t k_fixed_bytes = k_address_at + sizeof(PackedAddress);
 constexpr uint32_t k_library_version = 0x000100;  // 0.1.0
 
 uint64_t hash(std::string_view text) {
@@ -55,8 +58,13 @@ PeerIdentity PeerIdentity::of_this_process(const Config& config) {
   char name[256] = "?";
   gethostname(name, sizeof(name) - 1);
   p.host_name = std::string(name).substr(0, 64);
-  const std::string host = fmt::format("{}|{}|{}", first_line("/proc/sys/kernel/random/boot_id"),
-                                       inode_of("/proc/self/ns/net"), config.host_id);
+  const std::string boot_id = first_line("/proc/sys/kernel/random/boot_id");
+  const std::string host =
+      fmt::format("{}|{}|{}", boot_id, inode_of("/proc/self/ns/net"), config.host_id);
+  p.machine = hash(boot_id);
+  // Not the affinity mask: launchers bind ranks to CPUs of their own.
+  const double online = static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  p.cpus = static_cast<uint32_t>(std::max(1.0, std::min(online, cgroup_cpus())));
   p.host = hash(host);
   p.process =
       hash(fmt::format("{}|{}|{}|{}", host, inode_of("/proc/self/ns/pid"), p.pid, process_start()));
@@ -74,7 +82,9 @@ std::string PeerIdentity::encode() const {
   std::memcpy(out.data() + 16, &config, 8);
   std::memcpy(out.data() + 24, &pid, 4);
   std::memcpy(out.data() + 28, &version, 4);
-  std::memcpy(out.data() + 32, council.data(), council.size());
+  std::memcpy(out.data() + 32, &machine, 8);
+  std::memcpy(out.data() + 40, &cpus, 4);
+  std::memcpy(out.data() + k_address_at, council.data(), council.size());
   return out + host_name;
 }
 
@@ -87,18 +97,22 @@ Result<PeerIdentity> PeerIdentity::decode(const std::string& text) {
   std::memcpy(&p.config, text.data() + 16, 8);
   std::memcpy(&p.pid, text.data() + 24, 4);
   std::memcpy(&p.version, text.data() + 28, 4);
-  std::memcpy(p.council.data(), text.data() + 32, p.council.size());
+  std::memcpy(&p.machine, text.data() + 32, 8);
+  std::memcpy(&p.cpus, text.data() + 40, 4);
+  std::memcpy(p.council.data(), text.data() + k_address_at, p.council.size());
   p.host_name = text.substr(k_fixed_bytes);
   return p;
 }
 
 PeerTable::PeerTable(const std::vector<PeerIdentity>& peers) {
-  std::map<uint64_t, uint32_t> index;
+  std::map<uint64_t, uint32_t> index, machines;
   for (const PeerIdentity& p : peers) {
     const auto [it, made] = index.try_emplace(p.host, host_names.size());
     if (made) host_names.push_back(p.host_name);
     host.push_back(it->second);
     pid.push_back(p.pid);
+    machine.push_back(machines.try_emplace(p.machine, machines.size()).first->second);
+    cpus = cpus == 0 ? p.cpus : std::min(cpus, p.cpus);
   }
 }
 
@@ -106,6 +120,9 @@ Placement place(const PeerTable& peers) {
   Placement placement;
   placement.ranks = static_cast<uint32_t>(peers.host.size());
   placement.hosts = peers.hosts();
+  placement.host = peers.host;
+  placement.cpu_pools = peers.machine;
+  placement.cpus = peers.cpus;
   if (placement.hosts < placement.ranks) placement.hierarchy.level.push_back(peers.host);
   return placement;
 }

@@ -19,6 +19,8 @@ struct PeerIdentity {
   uint64_t config = 0;   // hash of the settings that must agree
   uint32_t pid = 0;
   uint32_t version = 0;  // of the library
+  uint64_t machine = 0;  // hash of the boot id: which ranks share CPUs
+  uint32_t cpus = 0;     // of that machine, as far as this rank's control group may use them
   PackedAddress council{};  // where this rank's council is reached; nothing among threads
   std::string host_name;
 
@@ -32,6 +34,8 @@ struct PeerTable {
   std::vector<uint32_t> pid;   // by rank
   std::vector<uint32_t> host;  // by rank: index into host_names
   std::vector<std::string> host_names;
+  std::vector<uint32_t> machine;  // by rank: numbered in order of appearance
+  uint32_t cpus = 0;              // the fewest of any machine
 
   explicit PeerTable(const std::vector<PeerIdentity>& peers = {});
   uint32_t hosts() const { return static_cast<uint32_t>(host_names.size()); }

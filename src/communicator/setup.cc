@@ -8,6 +8,7 @@
 
 #include "src/base/cpus.h"
 #include "src/communicator/impl.h"
+#include "src/communicator/tuning.h"
 #include "transports/make.h"
 
 namespace tutti {
@@ -16,6 +17,7 @@ namespace {
 // Bits of what a rank found out, combined by AND over all ranks.
 constexpr uint8_t k_all_pull = 1;    // every transport in use lets receivers read senders' memory
 constexpr uint8_t k_all_shared = 2;  // every rank is reached through shared windows
+constexpr uint8_t k_memory_inside = 4;  // no rank talks through sockets to one of its host
 
 // From so many ranks per CPU on, a rank that finds nothing to do blocks: yielding would pass the CPU
 // through all the others that wait too, before the one that can go on gets it. Ranks that share
@@ -97,9 +99,9 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
   choose_waiting(peers);
   TUTTI_RETURN_IF_ERROR(make_transports(peers, key, deadline));
   Placement placement = place(peers_);
-  TUTTI_RETURN_IF_ERROR(settle_paths(deadline));
-  placement.shared = shared_ != nullptr;
-  planner_ = std::make_unique<Planner>(placement, std::move(*rules), config_.deterministic);
+  std::string agreed;
+  TUTTI_RETURN_IF_ERROR(settle_paths(deadline, &placement, &agreed));
+  TUTTI_RETURN_IF_ERROR(make_planner(std::move(placement), std::move(*rules), agreed));
   executor_ = std::make_unique<CpuExecutor>(*router_, *this, policy_);
   exchange_ = std::make_unique<Exchange>(*router_, *this, policy_);
   if (log_.on(LogLevel::info))
@@ -221,8 +223,9 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
 }
 
 // Which shortcuts all ranks can take.
-Status Communicator::Impl::settle_paths(Deadline deadline) {
-  uint8_t bits = k_all_pull | k_all_shared;
+Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
+                                        std::string* agreed) {
+  uint8_t bits = k_all_pull | k_all_shared | k_memory_inside;
   for (const auto& t : router_->transports()) reads_peers_ |= t->capabilities().pull;
   for (Rank r = 0; r < ranks_ && ranks_ > 1; ++r)
     if (r != rank_ && !router_->transport(r).capabilities().pull) bits &= ~k_all_pull;
@@ -231,11 +234,27 @@ Status Communicator::Impl::settle_paths(Deadline deadline) {
   bool one = neighbour != nullptr && SharedDirect::usable(*neighbour, ranks_);
   for (Rank r = 0; r < ranks_; ++r) one &= r == rank_ || &router_->transport(r) == neighbour;
   if (!one) bits &= ~k_all_shared;
+  for (Rank r = 0; r < ranks_; ++r)
+    if (r != rank_ && peers_.host[r] == peers_.host[rank_] &&
+        router_->transport(r).name() == "tcp")
+      bits &= ~k_memory_inside;
+  const bool reads = rank_ == 0 && !config_.profile.empty();
+  const Tuning mine = Tuning::of_this_rank(
+      config_, rank_, reads ? tuning_section(*placement, config_) : std::string());
   Result<std::vector<std::string>> all =
-      bootstrap_->all_gather(std::string(1, static_cast<char>(bits)), deadline);
+      bootstrap_->all_gather(static_cast<char>(bits) + mine.encode(rank_), deadline);
   if (!all) return all.status();
-  for (const std::string& b : *all) bits &= b.empty() ? uint8_t{0} : static_cast<uint8_t>(b[0]);
+  for (std::string& b : *all) {
+    bits &= b.empty() ? uint8_t{0} : static_cast<uint8_t>(b[0]);
+    b.erase(0, 1);
+  }
+  for (const std::string& complaint : mine.complaints(*all, rank_)) warn(complaint);
+  *agreed = std::move(all->front());
   by_reference_ = (bits & k_all_pull) != 0;
+  placement->shared = (bits & k_all_shared) != 0;
+  placement->sockets_inside = (bits & k_memory_inside) == 0;
+  placement->slot_bytes = config_.slot_bytes;
+  placement->by_reference = by_reference_;
   if (bits & k_all_shared)
     shared_ = std::make_unique<SharedDirect>(
         *neighbour, rank_, ranks_, *this, policy_,

@@ -153,14 +153,59 @@ Status read_kernels(const Json& json, Profile* profile) {
   return r.status();
 }
 
+Status read_ends(const Json& json, const std::string& path, EndCost* ends,
+                 std::vector<std::string_view> also) {
+  Reader r(json, path);
+  also.insert(also.end(), {"send_s", "recv_s", "send_s_per_byte", "recv_s_per_byte"});
+  r.only(also);
+  if (!r.status().ok()) return r.status();
+  r.seconds("send_s", &ends->send);
+  r.seconds("recv_s", &ends->recv);
+  r.per_byte("send_s_per_byte", &ends->send_byte);
+  r.per_byte("recv_s_per_byte", &ends->recv_byte);
+  return r.status();
+}
+
+Status read_overhead(const Json& json, Profile* profile) {
+  TUTTI_RETURN_IF_ERROR(read_ends(json, "overhead", &profile->ends,
+                                  {"call_s", "network", "flag_s", "flag_handover_s"}));
+  Reader r(json, "overhead");
+  r.seconds("call_s", &profile->call_overhead);
+  r.seconds("flag_s", &profile->flag);
+  r.seconds("flag_handover_s", &profile->flag_handover);
+  if (!r.status().ok()) return r.status();
+  const Json* network = r.find("network");
+  if (network == nullptr) return {};
+  return read_ends(*network, "overhead.network", &profile->network_ends.emplace(), {});
+}
+
+// A whole number of at most `most` behind `key`.
+template <class T>
+void read_whole(Reader& r, std::string_view key, double least, double most, std::string_view what,
+                T* value) {
+  double number = -1;
+  r.number(key, least, most, what, &number);
+  if (number != std::floor(number)) r.fail(key, "a whole number");
+  if (r.status().ok() && number >= 0) *value = static_cast<T>(number);
+}
+
+Status read_cpus(const Json& json, Profile* profile) {
+  Reader r(json, "cpus");
+  r.only({"per_host", "handover_s", "cache_bytes", "beyond_cache"});
+  if (!r.status().ok()) return r.status();
+  read_whole(r, "per_host", 0, 1 << 20, "CPUs, 0 to 1048576", &profile->cpus);
+  r.seconds("handover_s", &profile->handover);
+  read_whole(r, "cache_bytes", 0, 1e18, "bytes, 0 to 1e18", &profile->cache_bytes);
+  r.number("beyond_cache", 1, 1e3, "a factor, 1 to 1000", &profile->beyond_cache);
+  return r.status();
+}
+
 Status read_protocol(const Json& json, Profile* profile) {
   Reader r(json, "protocol");
   r.only({"eager_bytes", "credits", "serial_lanes"});
   if (!r.status().ok()) return r.status();
-  double eager = -1, credits = profile->credits;
-  r.number("eager_bytes", 0, 1e18, "bytes, 0 to 1e18", &eager);
-  r.number("credits", 1, 1 << 20, "messages, 1 to 1048576", &credits);
-  if (credits != std::floor(credits)) r.fail("credits", "a whole number");
+  read_whole(r, "eager_bytes", 0, 1e18, "bytes, 0 to 1e18", &profile->eager_bytes);
+  read_whole(r, "credits", 1, 1 << 20, "messages, 1 to 1048576", &profile->credits);
   if (const Json* j = r.find("serial_lanes"); j != nullptr) {
     if (j->is_boolean()) {
       profile->serial_lanes = j->get<bool>();
@@ -168,10 +213,7 @@ Status read_protocol(const Json& json, Profile* profile) {
       r.fail("serial_lanes", "true or false");
     }
   }
-  if (!r.status().ok()) return r.status();
-  if (eager >= 0) profile->eager_bytes = static_cast<uint64_t>(eager);
-  profile->credits = static_cast<uint32_t>(credits);
-  return {};
+  return r.status();
 }
 
 // Where a syntax error is; nlohmann tells in exceptions or events, and this room takes the events.
@@ -201,6 +243,13 @@ class SyntaxError : public nlohmann::json_sax<Json> {
   int depth_ = 0;
 };
 
+Json ends_json(const EndCost& ends) {
+  Json json = {{"send_s", ends.send}, {"recv_s", ends.recv}};
+  if (ends.send_byte > 0) json["send_s_per_byte"] = ends.send_byte;
+  if (ends.recv_byte > 0) json["recv_s_per_byte"] = ends.recv_byte;
+  return json;
+}
+
 }  // namespace
 
 double Profile::alpha(const Link& link) const {
@@ -227,28 +276,23 @@ Result<Profile> parse_profile(std::string_view text) {
   const Json json = Json::parse(text, nullptr, false);
   Profile profile;
   Reader r(json, "");
-  r.only({"format", "name", "source", "links", "overhead", "copy_s_per_byte", "reduce_s_per_byte",
-          "protocol"});
+  r.only({"format", "name", "source", "machine", "links", "overhead", "cpus", "copy_s_per_byte",
+          "reduce_s_per_byte", "protocol"});
   if (!r.status().ok()) return r.status();
   std::string format;
   r.text("format", &format);
   if (format != k_format) r.fail("format", fmt::format("\"{}\"", k_format));
   r.text("name", &profile.name);
   r.text("source", &profile.source);
+  r.text("machine", &profile.machine);
   r.per_byte("copy_s_per_byte", &profile.copy);
   if (!r.status().ok()) return r.status();
   if (const Json* links = r.find("links")) TUTTI_RETURN_IF_ERROR(read_links(*links, &profile));
   if (const Json* kernels = r.find("reduce_s_per_byte"))
     TUTTI_RETURN_IF_ERROR(read_kernels(*kernels, &profile));
-  if (const Json* overhead = r.find("overhead")) {
-    Reader o(*overhead, "overhead");
-    o.only({"send_s", "recv_s", "call_s"});
-    if (!o.status().ok()) return o.status();
-    o.seconds("send_s", &profile.send_overhead);
-    o.seconds("recv_s", &profile.recv_overhead);
-    o.seconds("call_s", &profile.call_overhead);
-    TUTTI_RETURN_IF_ERROR(o.status());
-  }
+  if (const Json* overhead = r.find("overhead"))
+    TUTTI_RETURN_IF_ERROR(read_overhead(*overhead, &profile));
+  if (const Json* cpus = r.find("cpus")) TUTTI_RETURN_IF_ERROR(read_cpus(*cpus, &profile));
   if (const Json* protocol = r.find("protocol"))
     TUTTI_RETURN_IF_ERROR(read_protocol(*protocol, &profile));
   return profile;
@@ -259,6 +303,7 @@ std::string to_json(const Profile& p) {
   json["format"] = k_format;
   json["name"] = p.name;
   if (!p.source.empty()) json["source"] = p.source;
+  if (!p.machine.empty()) json["machine"] = p.machine;
   for (int c = 0; c < k_link_classes; ++c)
     for (int d = 0; d < 2; ++d) {
       const LinkCost& cost = p.links[c][d];
@@ -270,8 +315,18 @@ std::string to_json(const Profile& p) {
       if (cost.beta) one["beta_s_per_byte"] = *cost.beta;
       if (cost.efficiency != 1) one["efficiency"] = cost.efficiency;
     }
-  json["overhead"] = {
-      {"send_s", p.send_overhead}, {"recv_s", p.recv_overhead}, {"call_s", p.call_overhead}};
+  Json& overhead = json["overhead"] = ends_json(p.ends);
+  overhead["call_s"] = p.call_overhead;
+  if (p.flag > 0) overhead["flag_s"] = p.flag;
+  if (p.flag_handover > 0) overhead["flag_handover_s"] = p.flag_handover;
+  if (p.network_ends) overhead["network"] = ends_json(*p.network_ends);
+  if (p.cpus > 0 || p.handover > 0 || p.cache_bytes != UINT64_MAX) {
+    json["cpus"] = {{"per_host", p.cpus}, {"handover_s", p.handover}};
+    if (p.cache_bytes != UINT64_MAX) {
+      json["cpus"]["cache_bytes"] = p.cache_bytes;
+      json["cpus"]["beyond_cache"] = p.beyond_cache;
+    }
+  }
   json["copy_s_per_byte"] = p.copy;
   json["reduce_s_per_byte"]["default"] = p.gamma;
   for (const auto& [kernel, cost] : p.kernels)

@@ -1,8 +1,9 @@
 // Profile: what a machine charges. The one cost function of tutti is
 //
-//   a message:    send_overhead + sum of the links' alpha + bytes * the slowest link's beta +
-//   recv_overhead a reduction:  bytes * gamma(element type, operator), per operand that was
-//   received
+//   a message:    sender's end + sum of the links' alpha + bytes * the slowest link's beta +
+//                 receiver's end
+//   an end:       overhead + bytes * what a byte keeps the thread busy (0 where hardware moves it)
+//   a reduction:  bytes * gamma(element type, operator), per operand that was received
 //
 // where alpha (seconds) and beta (seconds per byte) belong to a link's class and direction. The
 // topology says what the links are in principle; a profile says what was measured on them. The
@@ -32,19 +33,42 @@ struct LinkCost {
   bool operator==(const LinkCost&) const = default;
 };
 
+// What a message costs the threads at its ends, whatever the links do.
+struct EndCost {
+  double send = 0, recv = 0;            // seconds a message
+  double send_byte = 0, recv_byte = 0;  // seconds a byte: copies, system calls
+
+  bool operator==(const EndCost&) const = default;
+};
+
 struct Profile {
   std::string name = "ideal";
   std::string source;  // where the figures come from
+  std::string
+      machine;  // where they were measured (src/cost/machine.h); empty: nowhere in particular
 
   // By class, then direction: 0 outward (away from the ranks), 1 inward.
   LinkCost links[k_link_classes][2];
 
-  double send_overhead = 0;  // seconds that a lane is busy with one send
-  double recv_overhead = 0;  // ... with one receive
+  EndCost ends;  // of every message ...
+  std::optional<EndCost>
+      network_ends;          // ... but for those that cross a link of class nic or network
   double call_overhead = 0;  // seconds of a rank before its lanes start
   double copy = 0;           // seconds per byte of a local copy
   double gamma = 0;          // seconds per byte reduced, where no kernel below says better
   std::map<std::pair<DType, ReduceOp>, double> kernels;
+
+  // CPUs. A rank is one thread: its lanes share it. Ranks that outnumber the CPUs of their host
+  // share those, and one that waits is found running again `handover` seconds late for every rank
+  // per CPU. 0 CPUs: every lane has one of its own, as on a GPU.
+  uint32_t cpus = 0;  // of a host
+  double handover = 0;
+  // Ends, copies and reductions cost `beyond_cache` times as much for blocks above `cache_bytes`.
+  uint64_t cache_bytes = UINT64_MAX;
+  double beyond_cache = 1;
+  // Ranks that share windows (src/executor/shared_direct.h): seconds until a flag is seen, and what
+  // `handover` is there.
+  double flag = 0, flag_handover = 0;
 
   uint64_t eager_bytes = UINT64_MAX;  // larger messages wait for the receiver (rendezvous)
   uint32_t credits = 4;               // messages in flight per connection (executor/router.h)
@@ -57,11 +81,22 @@ struct Profile {
   double alpha(const Link& link) const;                // seconds
   double bandwidth(const Link& link) const;            // bytes per second
   double reduce_cost(DType dtype, ReduceOp op) const;  // seconds per byte
+  const EndCost& ends_of(bool over_network) const {
+    return over_network && network_ends ? *network_ends : ends;
+  }
+  // How much dearer work on the bytes of a block of this size is.
+  double cache_factor(uint64_t block_bytes) const {
+    return block_bytes > cache_bytes ? beyond_cache : 1;
+  }
 };
 
 // JSON; the keys are in README.md. Errors: invalid_argument naming the key
 // ("links.nic.out.alpha_s") and what it should have been, or the place where the text is not JSON.
 Result<Profile> parse_profile(std::string_view json);
 std::string to_json(const Profile& profile);
+
+// For communicators on hosts with CPUs where nobody has run `tutti tune`; measured on the machines
+// that src/cost/README.md names.
+Profile builtin_profile();
 
 }  // namespace tutti

@@ -15,8 +15,6 @@ namespace {
 // Longer lanes are read from the plan's closed form while they run: 1024 ranks as threads would
 // otherwise hold 1024 tables of 4096 steps.
 constexpr uint32_t k_table_steps = 1024;
-// A message over a network costs as much as some kilobytes: smaller chunks are not worth one.
-constexpr uint64_t k_network_chunk = 4096;
 
 }  // namespace
 
@@ -86,15 +84,9 @@ Result<std::unique_ptr<BoundPlan>> bind(const BindRequest& request, Rank rank) {
                     plan.algorithm(), shape.credits, k_endpoint_credits));
   auto bound = std::make_unique<BoundPlan>();
   bound->request = request;
-  // A message of one chunk is contiguous; one of several may not be, and then goes through a slot.
-  const uint32_t longest = shape.longest;
-  // Scratch of several generations must not grow with the call (recursive doubling: log2 n blocks).
-  const bool any_size = request.by_reference && longest == 1 && shape.scratch <= shape.chunks;
-  const uint64_t max_chunk = any_size ? 0 : std::max<uint64_t>(1, request.slot_bytes / longest);
-  bound->layout = Layout(shape, request.count, size_of(request.dtype), max_chunk,
-                         request.by_reference
-                             ? 64
-                             : std::min<uint64_t>(k_network_chunk, request.slot_bytes / longest));
+  const LayoutLimits limits = LayoutLimits::of(shape, request.slot_bytes, request.by_reference);
+  bound->layout = Layout(shape, request.count, size_of(request.dtype), limits.max_chunk_bytes,
+                         limits.min_chunk_bytes);
   bound->divisor = request.op == ReduceOp::avg ? shape.ranks : 0;
 
   for (Lane lane = 0; lane < shape.lanes; ++lane) {

@@ -315,6 +315,59 @@ Status Comm::run_fallbacks(std::span<const Operation> operations) {
 
 // Peers that group the same calls in another order still meet: collectives keep their order among
 // themselves, and transfers come after all of them, as in NCCL.
+namespace {
+
+Collective collective_of(Operation::Kind kind) {
+  using Kind = Operation::Kind;
+  switch (kind) {
+    case Kind::all_reduce:
+      return Collective::all_reduce;
+    case Kind::reduce_scatter:
+      return Collective::reduce_scatter;
+    case Kind::all_gather:
+      return Collective::all_gather;
+    case Kind::broadcast:
+      return Collective::broadcast;
+    case Kind::reduce:
+      return Collective::reduce;
+    case Kind::all_to_all:
+      return Collective::all_to_all;
+    case Kind::gather:
+      return Collective::gather;
+    case Kind::scatter:
+      return Collective::scatter;
+    case Kind::send:
+    case Kind::recv:
+      break;
+  }
+  return Collective::send_recv;
+}
+
+}  // namespace
+
+Result<double> Comm::estimate(std::span<const Operation> operations) {
+  if (operations.empty()) return 0.0;
+  TUTTI_RETURN_IF_ERROR(wait_started());
+  double seconds = 0;
+  size_t sent = 0, received = 0;  // bytes of transfers
+  for (const Operation& op : operations) {
+    const size_t bytes = op.count * size_of(op.dtype());
+    if (op.transfer()) {
+      (op.kind == Operation::Kind::send ? sent : received) += bytes;
+      continue;
+    }
+    const Result<double> one = communicator_->estimate(
+        collective_of(op.kind), op.count, op.dtype(), op.rooted() ? static_cast<Rank>(op.root) : 0);
+    if (!one) return one;
+    seconds += *one;
+  }
+  if (sent + received == 0) return seconds;
+  const Result<double> transfers =
+      communicator_->estimate(Collective::send_recv, std::max(sent, received), DType::uint8);
+  if (!transfers) return transfers;
+  return seconds + *transfers;
+}
+
 Status Comm::execute(std::span<Operation> operations) {
   TUTTI_RETURN_IF_ERROR(usable());
   const Kinds& elsewhere = settings_.fallback;

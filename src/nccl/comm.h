@@ -88,6 +88,8 @@ class Comm : public std::enable_shared_from_this<Comm> {
   Status check(Operation* operation);
   // Collectives in order, then the transfers together. Blocks; one thread at a time.
   Status execute(std::span<Operation> operations);
+  // Seconds that execute() would take, by the tuner's prices; waits until the communicator is ready.
+  Result<double> estimate(std::span<const Operation> operations);
   // Runs the operation: inline, or on the lane behind what is queued. On a communicator with
   // blocking = 0 it says in_progress.
   Status perform(Operation* operation);

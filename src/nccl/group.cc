@@ -44,6 +44,16 @@ Status Group::drop() {
   return error;
 }
 
+Result<double> Group::estimate() const {
+  double longest = 0;
+  for (const Task& task : content_.tasks) {
+    const Result<double> seconds = task.comm->estimate(task.operations);
+    if (!seconds) return seconds;
+    longest = std::max(longest, *seconds);
+  }
+  return longest;
+}
+
 void Group::add(ncclComm_t handle, const std::shared_ptr<Comm>& comm, const Operation& operation) {
   auto& tasks = content_.tasks;
   const auto own =

@@ -24,6 +24,9 @@ class Group {
   Status end();
   // Ends the group without running anything.
   Status drop();
+  // Seconds that the calls gathered so far would take: those of a communicator one after the other,
+  // its transfers together, communicators at the same time.
+  Result<double> estimate() const;
 
   void add(ncclComm_t handle, const std::shared_ptr<Comm>& comm, const Operation& operation);
   // Something else on the lane of `comm`: `body` waits for the communicator to be ready unless it

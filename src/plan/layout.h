@@ -23,6 +23,25 @@ struct Extent {
   uint64_t bytes = 0;
 };
 
+// How executors cut a plan's chunks.
+struct LayoutLimits {
+  uint64_t max_chunk_bytes = 0;   // of one round; 0: everything in one
+  uint64_t min_chunk_bytes = 64;  // where messages are dear, small blocks go in few chunks
+
+  // `slot_bytes`: the most that a message through a slot may carry. `by_reference`: contiguous
+  // messages of any length are read where they are.
+  static LayoutLimits of(const Shape& shape, uint64_t slot_bytes, bool by_reference) {
+    // A message over a network costs as much as some kilobytes: smaller chunks are not worth one.
+    constexpr uint64_t k_network_chunk = 4096;
+    // A message of one chunk is contiguous; one of several may not be, and then takes a slot.
+    // Scratch of several generations must not grow with the call (recursive doubling: log2 n
+    // blocks).
+    const bool any_size = by_reference && shape.longest == 1 && shape.scratch <= shape.chunks;
+    const uint64_t slot = std::max<uint64_t>(1, slot_bytes / shape.longest);
+    return {any_size ? 0 : slot, by_reference ? 64 : std::min(k_network_chunk, slot)};
+  }
+};
+
 class Layout {
  public:
   Layout() = default;

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
+
 #include "src/algorithms/algorithms.h"
 
 namespace tutti {
@@ -13,13 +16,19 @@ constexpr uint64_t k_small = 16 * 1024;    // latency counts
 constexpr uint64_t k_medium = 256 * 1024;  // steps still count, bytes too
 constexpr uint32_t k_direct_ranks = 64;    // all-to-all among more ranks costs too many messages
 
-// Algorithms in order of preference; the first that serves the request is taken.
+// Contenders are those that are priced below so many times the best.
+constexpr double k_close = 1.5;
+constexpr size_t k_contenders = 3;
+
+// The table of deterministic runs: algorithms in order of preference; the first that serves the
+// request is taken.
 Names all_reduce(const Placement& p, uint64_t bytes) {
   const bool few = p.ranks <= k_direct_ranks;
   if (p.shared && few) return {"direct_two_shot"};  // SharedDirect knows when one shot is better
   const bool grouped = !p.hierarchy.level.empty() && p.hosts > 1;
-  // Ranks of a host share its NIC: the leader form puts the same bytes on it as the scatter form, in
-  // fewer and longer flows (measured, docs/performance.md). Rails are for hosts with several NICs.
+  // Ranks of a host share its NIC: the leader form puts the same bytes on it as the scatter form,
+  // in fewer and longer flows (measured, docs/performance.md). Rails are for hosts with several
+  // NICs.
   if (grouped && bytes <= k_small) return {"hierarchical_leader_doubling", "recursive_doubling"};
   if (grouped) return {"hierarchical_leader", "ring"};
   // A ring's bytes in logarithmically many steps, if nobody has to be folded in.
@@ -66,57 +75,200 @@ Names preferences(Collective collective, const Placement& p, uint64_t bytes) {
 
 }  // namespace
 
-PlanRequest Planner::request(Collective collective, Rank root, bool in_place) const {
+ShapeClass ShapeClass::of(Collective collective, uint64_t bytes, DType dtype, ReduceOp op) {
+  ShapeClass shape;
+  shape.collective = collective;
+  shape.bytes = std::bit_ceil(std::min(bytes, uint64_t{1} << 62));
+  if (collective == Collective::all_reduce || collective == Collective::reduce ||
+      collective == Collective::reduce_scatter) {
+    shape.dtype = dtype;
+    shape.op = op;
+  }
+  return shape;
+}
+
+const TuneRule* Planner::rule_for(const Call& call) const {
+  for (const TuneRule& rule : rules_)
+    if (rule.collective == call.collective && call.bytes >= rule.from && call.bytes < rule.to)
+      return &rule;
+  return nullptr;
+}
+
+PlanRequest Planner::request(const Call& call, bool in_place, const Choice& choice) const {
   PlanRequest request;
-  request.collective = collective;
+  request.collective = call.collective;
   request.ranks = placement_.ranks;
-  request.root = root;
+  request.root = call.root;
   request.in_place = in_place;
+  request.chunks = choice.chunks;
   request.hierarchy = placement_.hierarchy;
+  if (choice.mapping > 0 && choice.mapping <= placement_.hierarchy.level.size())
+    request.hierarchy = {{placement_.hierarchy.level[choice.mapping - 1]}};
   return request;
 }
 
 // Both forms: ranks do not know of each other whether they are in place.
-Status Planner::supports(const Algorithm& algorithm, Collective collective, Rank root) const {
-  TUTTI_RETURN_IF_ERROR(algorithm.supports(request(collective, root, false)));
-  const bool never_in_place = collective == Collective::barrier ||
-                              collective == Collective::all_to_all_v ||
-                              collective == Collective::send_recv;
-  return never_in_place ? Status() : algorithm.supports(request(collective, root, true));
+Status Planner::supports(const Call& call, const Choice& choice) const {
+  const Algorithm* algorithm = find_algorithm(choice.algorithm);
+  if (algorithm == nullptr)
+    return {Code::unsupported, "there is no algorithm '" + choice.algorithm + "'"};
+  TUTTI_RETURN_IF_ERROR(algorithm->supports(request(call, false, choice)));
+  const bool never_in_place = call.collective == Collective::barrier ||
+                              call.collective == Collective::all_to_all_v ||
+                              call.collective == Collective::send_recv;
+  return never_in_place ? Status() : algorithm->supports(request(call, true, choice));
 }
 
-Result<Planner::Choice> Planner::choose(Collective collective, uint64_t bytes, Rank root) const {
-  for (const TuneRule& rule : rules_) {
-    if (rule.collective != collective || bytes < rule.from || bytes >= rule.to) continue;
-    TUTTI_RETURN_IF_ERROR(supports(*find_algorithm(rule.algorithm), collective, root)
-                              .with_context("tune: " + rule.algorithm));
-    return Choice{rule.algorithm, rule.chunks};
-  }
-  // Deterministic: one algorithm and order for all sizes.
-  const uint64_t effective = deterministic_ ? UINT64_MAX / 2 : bytes;
-  for (std::string_view name : preferences(collective, placement_, effective)) {
-    const Algorithm* algorithm = find_algorithm(name);
-    if (algorithm != nullptr && supports(*algorithm, collective, root).ok())
-      return Choice{std::string(name), 0};
-  }
+bool Planner::serves(const Call& call, const Priced& p) const {
+  return supports(call, {std::string(p.candidate.algorithm->name), p.candidate.request.chunks,
+                         p.candidate.mapping})
+      .ok();
+}
+
+Result<Choice> Planner::from_table(const Call& call) const {
+  for (std::string_view name : preferences(call.collective, placement_, UINT64_MAX / 2))
+    if (Choice choice{std::string(name), 0, 0}; supports(call, choice).ok()) return choice;
   for (const Algorithm& algorithm : algorithms())
-    if (supports(algorithm, collective, root).ok()) return Choice{std::string(algorithm.name), 0};
+    if (Choice choice{std::string(algorithm.name), 0, 0}; supports(call, choice).ok())
+      return choice;
   return Status(Code::unsupported, fmt::format("no algorithm serves {} among {} ranks",
-                                               name(collective), placement_.ranks));
+                                               name(call.collective), placement_.ranks));
 }
 
-Result<PlanPtr> Planner::plan(Collective collective, uint64_t bytes, Rank root, bool in_place) {
-  Result<Choice> choice = choose(collective, bytes, root);
+// Prices do not depend on the root, so that they are the same for all roots.
+Result<const std::vector<Priced>*> Planner::prices(const Call& call) {
+  const ShapeClass shape = ShapeClass::of(call.collective, call.bytes, call.dtype, call.op);
+  if (const auto it = prices_.find(shape); it != prices_.end()) return &it->second;
+  Call rootless = call;
+  rootless.root = 0;
+  Result<std::vector<Priced>> priced = price_candidates(
+      placement_, profile_, request(rootless, false, {}), shape.bytes, shape.dtype, shape.op);
+  if (!priced) return priced.status();
+  // A number says which mapping it was; the groups of a thousand ranks need not be kept.
+  for (Priced& p : *priced) p.candidate.request.hierarchy = {};
+  return &prices_.emplace(shape, std::move(*priced)).first->second;
+}
+
+Result<Choice> Planner::choose(const Call& call) {
+  if (const TuneRule* rule = rule_for(call)) {
+    Choice choice{rule->algorithm, rule->chunks, 0};
+    TUTTI_RETURN_IF_ERROR(supports(call, choice).with_context("tune: " + rule->algorithm));
+    return choice;
+  }
+  // Vector and point-to-point calls have the bytes of each pair; there is nothing to price.
+  if (deterministic_ || placement_.ranks == 1 || call.collective == Collective::all_to_all_v ||
+      call.collective == Collective::send_recv)
+    return from_table(call);
+  if (const auto it =
+          learnt_.find(ShapeClass::of(call.collective, call.bytes, call.dtype, call.op));
+      it != learnt_.end() && supports(call, it->second).ok())
+    return it->second;
+  const Result<const std::vector<Priced>*> priced = prices(call);
+  if (!priced) return priced.status();
+  for (const Priced& p : **priced)
+    if (serves(call, p))
+      return Choice{std::string(p.candidate.algorithm->name), p.candidate.request.chunks,
+                    p.candidate.mapping};
+  return from_table(call);
+}
+
+std::vector<Choice> Planner::contenders(const Call& call) {
+  const Result<Choice> best = choose(call);
+  if (!best) return {};
+  std::vector<Choice> choices = {*best};
+  const ShapeClass shape = ShapeClass::of(call.collective, call.bytes, call.dtype, call.op);
+  const auto priced = prices_.find(shape);
+  if (rule_for(call) != nullptr || deterministic_ || learnt_.count(shape) > 0 ||
+      priced == prices_.end())
+    return choices;
+  for (const Priced& p : priced->second) {
+    Choice other{std::string(p.candidate.algorithm->name), p.candidate.request.chunks,
+                 p.candidate.mapping};
+    if (choices.size() < k_contenders && !(other == *best) && serves(call, p) &&
+        p.seconds() <= k_close * priced->second[0].seconds())
+      choices.push_back(std::move(other));
+  }
+  return choices;
+}
+
+Result<PlanPtr> Planner::plan(const Call& call, bool in_place) {
+  Result<Choice> choice = choose(call);
   if (!choice) return choice.status();
-  PlanPtr& cached = cache_[{collective, choice->algorithm, choice->chunks, root, in_place}];
+  return plan(call, *choice, in_place);
+}
+
+Result<PlanPtr> Planner::plan(const Call& call, const Choice& choice, bool in_place) {
+  PlanPtr& cached = plans_[{call.collective, choice.algorithm, choice.chunks, choice.mapping,
+                            call.root, in_place}];
   if (cached == nullptr) {
-    PlanRequest wanted = request(collective, root, in_place);
-    wanted.chunks = choice->chunks;
-    Result<PlanPtr> made = make_plan(choice->algorithm, wanted);
+    Result<PlanPtr> made = make_plan(choice.algorithm, request(call, in_place, choice));
     if (!made) return made;
     cached = *made;
   }
   return cached;
+}
+
+Result<double> Planner::estimate(const Call& call) {
+  const Result<Choice> choice = choose(call);
+  if (!choice) return choice.status();
+  const Result<const std::vector<Priced>*> priced = prices(call);
+  if (!priced) return priced.status();
+  for (const Priced& p : **priced)
+    if (p.candidate.algorithm->name == choice->algorithm &&
+        p.candidate.request.chunks == choice->chunks && p.candidate.mapping == choice->mapping)
+      return p.seconds();
+  // A rule's number of chunks, which the tuner did not consider.
+  Predictor predictor(placement_, profile_);
+  const Result<Prediction> p =
+      predictor.predict(*find_algorithm(choice->algorithm), request(call, false, *choice),
+                        call.bytes, call.dtype, call.op);
+  if (!p) return p.status();
+  return p->seconds;
+}
+
+Result<std::string> Planner::explain(const Call& call) {
+  const Result<Choice> choice = choose(call);
+  if (!choice) return choice.status();
+  const Result<const std::vector<Priced>*> priced = prices(call);
+  if (!priced) return priced.status();
+  const ShapeClass shape = ShapeClass::of(call.collective, call.bytes, call.dtype, call.op);
+  std::string text = fmt::format(
+      "{} of {} B among {} ranks on {} host{}; prices: profile \"{}\", blocks of {} B\n\n"
+      "  {:<30} {:>7} {:>14} {:>14}\n",
+      name(call.collective), call.bytes, placement_.ranks, placement_.hosts,
+      placement_.hosts == 1 ? "" : "s", profile_.name, shape.bytes, "algorithm", "chunks",
+      "closed form us", "simulated us");
+  bool marked = false;
+  for (const Priced& p : **priced) {
+    const bool chosen = !marked && p.candidate.algorithm->name == choice->algorithm &&
+                        p.candidate.request.chunks == choice->chunks &&
+                        p.candidate.mapping == choice->mapping;
+    marked |= chosen;
+    const std::string chunks = p.candidate.request.chunks == 0
+                                   ? std::string("default")
+                                   : fmt::format("{}", p.candidate.request.chunks);
+    const std::string simulated = p.windows     ? "shared windows"
+                                  : p.simulated ? fmt::format("{:.2f}", *p.simulated * 1e6)
+                                                : std::string("-");
+    std::string label(p.candidate.algorithm->name);
+    if (p.candidate.mapping > 0) label += fmt::format(", level {}", p.candidate.mapping - 1);
+    text += fmt::format("{} {:<30} {:>7} {:>14.2f} {:>14}\n", chosen ? "*" : " ", label, chunks,
+                        p.candidate.prediction.seconds * 1e6, simulated);
+  }
+  std::string why = (*priced)->front().simulated ? "the least simulated time"
+                                                 : "the least time by closed form; nothing else is "
+                                                   "near, or simulating would take too long";
+  if (const TuneRule* rule = rule_for(call)) {
+    why = fmt::format(
+        "the rule {}:{}-{}:{} of TUTTI_TUNE says so", name(rule->collective), rule->from,
+        rule->to == UINT64_MAX ? std::string("inf") : fmt::format("{}", rule->to), rule->algorithm);
+  } else if (deterministic_) {
+    why = "TUTTI_DETERMINISTIC=1: the same for all sizes, from a table";
+  } else if (learnt_.count(shape) > 0) {
+    why = "it was the fastest when measured";
+  }
+  return text + fmt::format("\n{}{}: {}\n", choice->algorithm,
+                            choice->chunks > 0 ? fmt::format("@{}", choice->chunks) : "", why);
 }
 
 }  // namespace tutti

@@ -1,8 +1,11 @@
 // Planner: which algorithm serves a call, and its plan. A pure function of what all ranks share
-// (placement, configuration, the call), so that all ranks pick the same plan without talking.
+// (placement, profile, configuration, the call, what was learnt), so that all ranks pick the same
+// plan without talking.
 //
-// Until the cost model decides, the choice is a short table of preferences per collective, size and
-// placement (planner.cc), overridable by Config::tune. Plans are cached by shape.
+// Whose word counts: a rule of Config::tune; then what was learnt from measurements; then the
+// tuner's prices (tuner.h), per power of two of the block's bytes. Under Config::deterministic a
+// short table decides alone, so that neither prices nor sizes change the order of operands. Plans
+// and choices are cached by shape.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +17,11 @@
 
 #include "src/algorithms/algorithms.h"
 #include "src/plan/plan.h"
+#include "src/planner/placement.h"
+#include "src/planner/tuner.h"
 #include "tutti/status.h"
 
 namespace tutti {
-
-// Where the ranks are, as all of them know it.
-struct Placement {
-  uint32_t ranks = 1;
-  uint32_t hosts = 1;
-  bool shared = false;  // one host, and every rank reaches every other through shared windows
-  Hierarchy hierarchy;  // hosts as groups; empty when flat (one rank per host, or one host)
-};
 
 // One line of Config::tune: "all_reduce:0-64K:ring;64K-inf:hierarchical_scatter@8".
 struct TuneRule {
@@ -38,29 +35,79 @@ struct TuneRule {
 // Errors: invalid_argument naming the position and what was expected, or the unknown algorithm.
 Result<std::vector<TuneRule>> parse_tune(std::string_view text);
 
+// What runs a call.
+struct Choice {
+  std::string algorithm;
+  uint32_t chunks = 0;
+  uint32_t mapping = 0;  // Candidate::mapping
+
+  bool operator==(const Choice&) const = default;
+};
+
+// Calls that share a choice: bytes up to the next power of two. Where nothing is reduced the type
+// and operator are those of a default ShapeClass.
+struct ShapeClass {
+  Collective collective = Collective::all_reduce;
+  uint64_t bytes = 0;  // of a block, rounded up
+  DType dtype = DType::float32;
+  ReduceOp op = ReduceOp::sum;
+
+  static ShapeClass of(Collective collective, uint64_t bytes, DType dtype, ReduceOp op);
+  auto operator<=>(const ShapeClass&) const = default;
+};
+
 class Planner {
  public:
-  Planner(Placement placement, std::vector<TuneRule> rules, bool deterministic)
-      : placement_(std::move(placement)), rules_(std::move(rules)), deterministic_(deterministic) {}
+  Planner(Placement placement, Profile profile, std::vector<TuneRule> rules, bool deterministic)
+      : placement_(std::move(placement)),
+        profile_(std::move(profile)),
+        rules_(std::move(rules)),
+        deterministic_(deterministic) {}
+
+  struct Call {
+    Collective collective = Collective::all_reduce;
+    uint64_t bytes = 0;  // of a block
+    Rank root = 0;
+    DType dtype = DType::float32;
+    ReduceOp op = ReduceOp::sum;
+  };
 
   const Placement& placement() const { return placement_; }
-  // `bytes` of a block. Errors: unsupported when no algorithm serves the call, or when the rule
-  // that applies names one that cannot (with its reason).
-  Result<PlanPtr> plan(Collective collective, uint64_t bytes, Rank root, bool in_place);
+  const Profile& profile() const { return profile_; }
+  // Errors: unsupported when no algorithm serves the call, or when the rule that applies names one
+  // that cannot (with its reason).
+  Result<Choice> choose(const Call& call);
+  Result<PlanPtr> plan(const Call& call, bool in_place);
+  Result<PlanPtr> plan(const Call& call, const Choice& choice, bool in_place);
+
+  // Choices whose prices are too close to the best one's to trust, that one first; fewer than two
+  // where a rule, the table or what was learnt has decided.
+  std::vector<Choice> contenders(const Call& call);
+  // From now on `choice` serves the class; it is dropped where it cannot. Equal on all ranks.
+  void learn(const ShapeClass& shape, const Choice& choice) { learnt_[shape] = choice; }
+  const std::map<ShapeClass, Choice>& learnt() const { return learnt_; }
+
+  // Seconds that the call would take, by the price of what would serve it.
+  Result<double> estimate(const Call& call);
+  // The candidates with their prices, which one serves the call, and why.
+  Result<std::string> explain(const Call& call);
 
  private:
-  struct Choice {
-    std::string algorithm;
-    uint32_t chunks = 0;
-  };
-  PlanRequest request(Collective collective, Rank root, bool in_place) const;
-  Status supports(const Algorithm& algorithm, Collective collective, Rank root) const;
-  Result<Choice> choose(Collective collective, uint64_t bytes, Rank root) const;
+  const TuneRule* rule_for(const Call& call) const;
+  PlanRequest request(const Call& call, bool in_place, const Choice& choice) const;
+  Status supports(const Call& call, const Choice& choice) const;
+  Result<Choice> from_table(const Call& call) const;
+  // Cached by class.
+  Result<const std::vector<Priced>*> prices(const Call& call);
+  bool serves(const Call& call, const Priced& p) const;
 
   Placement placement_;
+  Profile profile_;
   std::vector<TuneRule> rules_;
   bool deterministic_;
-  std::map<std::tuple<Collective, std::string, uint32_t, Rank, bool>, PlanPtr> cache_;
+  std::map<ShapeClass, std::vector<Priced>> prices_;
+  std::map<ShapeClass, Choice> learnt_;
+  std::map<std::tuple<Collective, std::string, uint32_t, uint32_t, Rank, bool>, PlanPtr> plans_;
 };
 
 }  // namespace tutti

@@ -4,68 +4,40 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "src/algorithms/leveled_cost.h"
 
 namespace tutti {
 
 Predictor::Predictor(const Topology& topology, const Profile& profile)
-    : topology_(topology),
-      profile_(profile),
-      routes_(topology),
-      crowd_(topology.links().size(), 0) {}
-
-Predictor::Price Predictor::price(const std::vector<Rank>& to) {
-  Price result;
-  double alphas = 0;
-  uint32_t flows = 0;
-  used_.clear();
-  const auto each_way = [&](auto&& visit) {
-    for (Rank r = 0; r < to.size(); ++r)
-      if (to[r] != r && routes_.find(r, to[r], &way_)) visit();
-  };
-  each_way([&] {
-    double latency = 0;
-    for (LinkId l : way_) {
-      latency += profile_.alpha(topology_.links()[l]);
-      if (crowd_[l]++ == 0) used_.push_back(l);
-    }
-    const double alpha = latency + profile_.send_overhead + profile_.recv_overhead;
-    result.alpha = std::max(result.alpha, alpha);
-    result.credits = std::max(result.credits, 2 * latency / profile_.credits);
-    alphas += alpha;
-    ++flows;
-  });
-  double betas = 0;
-  each_way([&] {
-    double beta = 0;
-    for (LinkId l : way_)
-      beta = std::max(beta, crowd_[l] / profile_.bandwidth(topology_.links()[l]));
-    result.beta = std::max(result.beta, beta);
-    betas += beta;
-  });
-  for (LinkId l : used_) crowd_[l] = 0;
-  if (flows == 0) return result;
-  result.mean_alpha = alphas / flows;
-  result.mean_beta = betas / flows;
-  return result;
-}
+    : profile_(profile), traffic_(std::make_unique<TopologyTraffic>(topology, profile)) {}
+Predictor::Predictor(const Placement& placement, const Profile& profile)
+    : profile_(profile), traffic_(std::make_unique<PlacementTraffic>(placement, profile)) {}
 
 Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequest& request,
                                       uint64_t bytes, DType dtype, ReduceOp op) {
   TUTTI_RETURN_IF_ERROR(algorithm.supports(request));
-  if (request.ranks > topology_.ranks())
+  if (request.ranks > traffic_->ranks())
     return Status(Code::invalid_argument, fmt::format("{} ranks do not fit a topology of {}",
-                                                      request.ranks, topology_.ranks()));
+                                                      request.ranks, traffic_->ranks()));
   const double size = static_cast<double>(bytes);
+  const double work = traffic_->crowd() * profile_.cache_factor(bytes);
   Prediction p;
-  p.latency = profile_.call_overhead;
-  auto charge = [&](const Cost& cost, const Price& price) {
-    const double between = std::max(profile_.send_overhead + profile_.recv_overhead, price.credits);
+  p.latency = profile_.call_overhead * traffic_->crowd();
+  auto charge = [&](const Cost& cost, const TrafficPrice& price) {
+    const double between = std::max(price.ends, price.credits);
     p.latency += (cost.steps - cost.overlapped) * std::max(price.alpha, price.credits) +
                  cost.overlapped * between;
     p.transfer += cost.bytes * size * price.beta;
-    p.reduce += cost.reduced * size * profile_.reduce_cost(dtype, op);
+    p.reduce += cost.reduced * size * profile_.reduce_cost(dtype, op) * work;
+  };
+  // Messages that a rank sends or takes beside each other still keep its thread busy one by one.
+  const bool rooted =
+      request.collective == Collective::broadcast || request.collective == Collective::reduce ||
+      request.collective == Collective::gather || request.collective == Collective::scatter;
+  auto beside = [&](double step_count, uint32_t members, const TrafficPrice& price) {
+    if (members > 2) p.latency += step_count * (members - 2) * price.ends * (rooted ? 0.5 : 1);
   };
   std::vector<Rank> to(request.ranks);
   if (const std::optional<LeveledCost> leveled = leveled_cost(algorithm, request)) {
@@ -75,25 +47,63 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
         const LevelPlace place = levels.place(l, r);
         to[r] = place.size < 2 ? r : place.members[(place.index + 1) % place.size];
       }
-      charge(leveled->levels[l], price(to));
+      const TrafficPrice traffic = traffic_->price(to);
+      charge(leveled->levels[l], traffic);
+      if (l + 1 < levels.count() || algorithm.name.ends_with("_direct"))
+        beside(leveled->levels[l].steps, levels.largest(l), traffic);
     }
   } else {
     const bool ring = algorithm.name == "ring";
     const uint32_t far = ring ? 1 : std::max(1u, request.ranks / 2);
     for (Rank r = 0; r < request.ranks; ++r) to[r] = (r + far) % request.ranks;
     const Cost cost = algorithm.cost(request);
-    Price traffic = price(to);
+    TrafficPrice traffic = traffic_->price(to);
     const double crowded = cost.bytes * size * traffic.beta;
     if (ring && cost.overlapped == 0) {
       traffic.alpha = traffic.mean_alpha;
       traffic.beta = traffic.mean_beta;
     }
     charge(cost, traffic);
+    if (algorithm.name.starts_with("direct")) beside(cost.steps, request.ranks, traffic);
     p.transfer = std::max(p.transfer, crowded - p.latency);
   }
   p.seconds = p.latency + p.transfer + p.reduce;
   return p;
 }
+
+namespace {
+
+// Depths of a pipeline to choose from; 0: its default.
+constexpr uint32_t k_depths[] = {0, 1, 4, 8, 32, 64, 128};
+
+// The numbers of chunks worth pricing: the request's, or the default and what else is best. Where
+// chunks are slices on lanes of their own, the form knows no difference: one slice is tried too.
+std::vector<uint32_t> chunk_choices(Predictor& predictor, const Algorithm& algorithm,
+                                    PlanRequest request, uint64_t bytes, DType dtype, ReduceOp op) {
+  std::vector<uint32_t> choices = {request.chunks};
+  if (request.chunks > 0) return choices;
+  const auto cost = [&](uint32_t chunks) {
+    request.chunks = chunks;
+    return algorithm.cost(request).steps;
+  };
+  if (cost(1) != cost(k_depths[std::size(k_depths) - 1])) {
+    double least = std::numeric_limits<double>::infinity();
+    uint32_t best = 0;
+    for (uint32_t depth : k_depths) {
+      request.chunks = depth;
+      const Result<Prediction> p = predictor.predict(algorithm, request, bytes, dtype, op);
+      if (!p || p->seconds >= least) continue;
+      least = p->seconds;
+      best = depth;
+    }
+    if (best > 0) choices.push_back(best);
+  } else if (algorithm.name.starts_with("hierarchical_scatter")) {
+    choices.push_back(1);
+  }
+  return choices;
+}
+
+}  // namespace
 
 Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanRequest& request,
                                                uint64_t bytes, DType dtype, ReduceOp op) {
@@ -104,15 +114,17 @@ Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanR
   for (const Algorithm& algorithm : algorithms()) {
     const bool hierarchical = algorithm.name.starts_with("hierarchical");
     if (hierarchical && request.hierarchy.level.empty()) continue;
-    for (const Hierarchy& hierarchy : hierarchies) {
-      Candidate c{&algorithm, request, {}};
-      c.request.hierarchy = hierarchical ? hierarchy : Hierarchy();
-      if (algorithm.supports(c.request).ok()) {
-        const Result<Prediction> p = predictor.predict(algorithm, c.request, bytes, dtype, op);
-        if (!p) return p.status();
-        c.prediction = *p;
-        candidates.push_back(std::move(c));
-      }
+    for (size_t h = 0; h < hierarchies.size(); ++h) {
+      Candidate c{&algorithm, request, static_cast<uint32_t>(h), {}};
+      c.request.hierarchy = hierarchical ? hierarchies[h] : Hierarchy();
+      if (algorithm.supports(c.request).ok())
+        for (uint32_t chunks : chunk_choices(predictor, algorithm, c.request, bytes, dtype, op)) {
+          c.request.chunks = chunks;
+          const Result<Prediction> p = predictor.predict(algorithm, c.request, bytes, dtype, op);
+          if (!p) return p.status();
+          c.prediction = *p;
+          candidates.push_back(c);
+        }
       if (!hierarchical) break;
     }
   }

@@ -17,6 +17,8 @@
 
 #include "src/algorithms/algorithms.h"
 #include "src/cost/profile.h"
+#include "src/planner/placement.h"
+#include "src/planner/traffic.h"
 #include "topology/topology.h"
 #include "tutti/types.h"
 
@@ -32,8 +34,9 @@ struct Prediction {
 
 class Predictor {
  public:
-  // Both must outlive the predictor. Rank r of a request is rank r of the topology.
+  // All must outlive the predictor. Rank r of a request is rank r of the topology or placement.
   Predictor(const Topology& topology, const Profile& profile);
+  Predictor(const Placement& placement, const Profile& profile);
 
   // `bytes` of a block. Exact where the links are alike and nobody contends, for the algorithms
   // whose Cost is exact (tests/sim/closed_form_test.cc lists which are bounds). Errors: the
@@ -42,31 +45,22 @@ class Predictor {
                              DType dtype, ReduceOp op);
 
  private:
-  struct Price {
-    double alpha = 0, mean_alpha = 0;  // of one message, overheads included: the most, the mean
-    double beta = 0, mean_beta = 0;    // at the most crowded link of each way
-    double credits = 0;  // time between two messages that the credits of a connection allow
-  };
-  // Traffic: to[r] is whom rank r sends to (r itself: nobody).
-  Price price(const std::vector<Rank>& to);
-
-  const Topology& topology_;
   const Profile& profile_;
-  Routes routes_;
-  std::vector<LinkId> way_, used_;
-  std::vector<uint32_t> crowd_;  // flows by link
+  std::unique_ptr<Traffic> traffic_;
 };
 
 // What could serve a request, and what it would take.
 struct Candidate {
   const Algorithm* algorithm = nullptr;
   PlanRequest request;
+  uint32_t mapping = 0;  // 0: the request's whole hierarchy; l + 1: its level l alone
   Prediction prediction;
 };
 
 // Every algorithm that serves the request, the fastest first; hierarchical ones with request's
-// whole hierarchy and with each of its levels alone. Errors: as predict; unsupported when nothing
-// serves the request.
+// whole hierarchy and with each of its levels alone; pipelined ones with their default depth and
+// the best other one, unless the request says how many chunks. Errors: as predict; unsupported when
+// nothing serves the request.
 Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanRequest& request,
                                                uint64_t bytes, DType dtype, ReduceOp op);
 

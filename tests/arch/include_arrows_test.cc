@@ -34,7 +34,7 @@ const std::vector<Room>& rooms() {
       {"src/executor", {"src/plan", "transports", "kernels", "src/base"}},
       {"src/communicator/bootstrap", {"src/base"}},
       {"src/communicator",
-       {"src/communicator/bootstrap", "src/planner", "src/executor", "src/algorithms", "src/plan",
+       {"src/communicator/bootstrap", "src/planner", "src/cost", "src/executor", "src/algorithms", "src/plan",
         "transports", "kernels", "src/base"}},
       {"src/nccl",
        {"src/communicator", "transports", "src/base", "include"}},

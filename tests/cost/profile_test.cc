@@ -16,8 +16,8 @@ Profile sample() {
   p.links[static_cast<int>(LinkClass::nic)][0] = {2.5e-6, 1e-10, 1};
   p.links[static_cast<int>(LinkClass::nic)][1].efficiency = 0.9;
   p.links[static_cast<int>(LinkClass::pci)][1].alpha = 1e-6;
-  p.send_overhead = 1e-7;
-  p.recv_overhead = 2e-7;
+  p.ends.send = 1e-7;
+  p.ends.recv = 2e-7;
   p.call_overhead = 3e-7;
   p.copy = 1e-10;
   p.gamma = 2e-10;
@@ -25,6 +25,15 @@ Profile sample() {
   p.kernels[{DType::float16, ReduceOp::max}] = 4e-10;
   p.eager_bytes = 65536;
   p.credits = 8;
+  p.machine = "a machine; 2 CPUs; Linux 6";
+  p.ends.recv_byte = 1e-10;
+  p.network_ends = EndCost{1e-6, 2e-6, 3e-10, 4e-10};
+  p.cpus = 2;
+  p.handover = 2e-6;
+  p.cache_bytes = 1 << 20;
+  p.beyond_cache = 1.5;
+  p.flag = 3e-7;
+  p.flag_handover = 4e-6;
   p.serial_lanes = false;
   return p;
 }
@@ -91,6 +100,13 @@ TEST(Profile, MistakesNameTheKey) {
        "reduce_s_per_byte.float32.xor: expected a reduction operator"},
       {with(R"("reduce_s_per_byte": {"float32": {"sum": 2}})"),
        "reduce_s_per_byte.float32.sum: expected seconds per byte, 0 to 1, found 2"},
+      {with(R"("overhead": {"network": {"call_s": 1}})"),
+       "overhead.network.call_s: expected one of"},
+      {with(R"("overhead": {"network": 7})"), "overhead.network"},
+      {with(R"("cpus": {"per_host": -1})"), "cpus.per_host: expected CPUs"},
+      {with(R"("cpus": {"per_host": 1.5})"), "cpus.per_host: expected a whole number"},
+      {with(R"("cpus": {"beyond_cache": 0.5})"), "cpus.beyond_cache: expected a factor"},
+      {with(R"("machine": 3)"), "machine: expected a text"},
       {with(R"("protocol": {"credits": 0})"), "protocol.credits: expected messages"},
       {with(R"("protocol": {"credits": 1.5})"), "protocol.credits: expected a whole number"},
       {with(R"("protocol": {"serial_lanes": 1})"), "protocol.serial_lanes: expected true or"},

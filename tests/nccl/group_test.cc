@@ -160,9 +160,26 @@ TEST(Group, SimulatedGroupsDoNotRun) {
   EXPECT_NCCL(ncclGroupStart());
   EXPECT_NCCL(ncclAllReduce(&x, &y, 1, ncclInt, ncclSum, world[0], nullptr));
   ncclSimInfo_t info = NCCL_SIM_INFO_INITIALIZER;
-  EXPECT_EQ(ncclGroupSimulateEnd(&info), ncclInvalidUsage);
+  EXPECT_NCCL(ncclGroupSimulateEnd(&info));
   EXPECT_EQ(y, 0);
+  const float small = info.estimatedTime;
+  EXPECT_GT(small, 0.01f);  // microseconds
+  EXPECT_LT(small, 1e5f);
   EXPECT_EQ(ncclGroupEnd(), ncclInvalidUsage) << "the group is still open";
+
+  // More bytes, more calls: more time. Nothing is read or written, so the sizes may be anything.
+  const size_t count = size_t{1} << 26;
+  EXPECT_NCCL(ncclGroupStart());
+  EXPECT_NCCL(ncclAllReduce(&x, &y, count, ncclInt, ncclSum, world[0], nullptr));
+  EXPECT_NCCL(ncclGroupSimulateEnd(&info));
+  const float large = info.estimatedTime;
+  EXPECT_GT(large, 10 * small);
+  EXPECT_NCCL(ncclGroupStart());
+  EXPECT_NCCL(ncclAllReduce(&x, &y, count, ncclInt, ncclSum, world[0], nullptr));
+  EXPECT_NCCL(ncclSend(&x, count, ncclInt, 1, world[0], nullptr));
+  EXPECT_NCCL(ncclGroupSimulateEnd(&info));
+  EXPECT_GT(info.estimatedTime, large);
+  EXPECT_EQ(y, 0);
 }
 
 TEST(Group, DestroyingInAGroupComesLast) {

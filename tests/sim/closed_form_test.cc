@@ -125,8 +125,8 @@ TEST(ClosedForm, AgreesWithTheSimulator) {
 TEST(ClosedForm, OverheadsAreInEveryStep) {
   const Result<Topology> star = make_cluster("rank:8{bw=1GB/s,lat=2us}");
   Profile profile;
-  profile.send_overhead = 1e-6;
-  profile.recv_overhead = 0.5e-6;
+  profile.ends.send = 1e-6;
+  profile.ends.recv = 0.5e-6;
   profile.call_overhead = 3e-6;
   Predictor predictor(*star, profile);
   const Algorithm& ring = *find_algorithm("ring");

@@ -191,7 +191,7 @@ TEST(Simulator, RunsEveryPlan) {
               profile.eager_bytes = eager;
               profile.serial_lanes = serial;
               profile.gamma = 1e-10;
-              profile.send_overhead = 1e-7;
+              profile.ends.send = 1e-7;
               SimOptions o = block(bytes);
               o.max_chunk_bytes = 8192;
               o.jitter = serial ? 0.1 : 0;

@@ -1,0 +1,104 @@
+#include "perf/tune_fit.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace tutti::perf {
+namespace {
+
+constexpr double k_first_step = 2.5, k_last_step = 1.06;
+constexpr int k_passes = 40;
+
+Knob plain(std::string name, double least, double most, double Profile::*field) {
+  return {std::move(name), least, most, [field](Profile& p, double v) { p.*field = v; },
+          [field](const Profile& p) { return p.*field; }};
+}
+Knob end(std::string name, double least, double most, bool network, double EndCost::*field) {
+  return {std::move(name), least, most,
+          [=](Profile& p, double v) {
+            EndCost& ends =
+                network ? (p.network_ends ? *p.network_ends : p.network_ends.emplace()) : p.ends;
+            ends.*field = v;
+          },
+          [=](const Profile& p) { return p.ends_of(network).*field; }};
+}
+// Alpha or beta of both directions of a class.
+Knob link(std::string name, double least, double most, LinkClass c,
+          std::optional<double> LinkCost::*field) {
+  return {
+      std::move(name), least, most,
+      [=](Profile& p, double v) {
+        for (LinkCost& cost : p.links[static_cast<int>(c)]) {
+          cost.*field = v;
+          if (field == &LinkCost::beta) cost.efficiency = 1;
+        }
+      },
+      [=](const Profile& p) { return (p.links[static_cast<int>(c)][0].*field).value_or(least); }};
+}
+
+}  // namespace
+
+std::vector<Knob> memory_knobs() {
+  return {plain("call", 1e-8, 1e-3, &Profile::call_overhead),
+          end("send", 1e-8, 1e-3, false, &EndCost::send),
+          end("recv", 1e-8, 1e-3, false, &EndCost::recv),
+          end("recv_byte", 1e-12, 1e-7, false, &EndCost::recv_byte),
+          plain("handover", 1e-8, 1e-3, &Profile::handover)};
+}
+std::vector<Knob> window_knobs() {
+  return {plain("flag", 1e-8, 1e-3, &Profile::flag),
+          plain("flag_handover", 1e-8, 1e-3, &Profile::flag_handover),
+          plain("copy", 1e-12, 1e-7, &Profile::copy)};
+}
+std::vector<Knob> loopback_knobs() {
+  return {link("alpha", 1e-8, 1e-2, LinkClass::nic, &LinkCost::alpha),
+          end("send", 1e-8, 1e-2, true, &EndCost::send),
+          end("recv", 1e-8, 1e-2, true, &EndCost::recv),
+          end("send_byte", 1e-12, 1e-6, true, &EndCost::send_byte),
+          end("recv_byte", 1e-12, 1e-6, true, &EndCost::recv_byte)};
+}
+std::vector<Knob> network_knobs() {
+  std::vector<Knob> knobs = loopback_knobs();
+  knobs[0] = link("alpha", 1e-8, 1e-1, LinkClass::network, &LinkCost::alpha);
+  knobs.push_back(link("beta", 1e-12, 1e-5, LinkClass::network, &LinkCost::beta));
+  return knobs;
+}
+
+double misfit(const Profile& profile, const std::vector<ProbeSet>& sets) {
+  double sum = 0;
+  size_t count = 0;
+  for (const ProbeSet& set : sets)
+    for (const Probe& probe : set.probes) {
+      const double p = predict_probe(set.placement, profile, probe, false).simulated;
+      if (p <= 0 || probe.seconds <= 0) continue;
+      sum += std::abs(std::log(p / probe.seconds));
+      ++count;
+    }
+  return count > 0 ? sum / static_cast<double>(count) : 0;
+}
+
+Profile fit(const Profile& start, const std::vector<Knob>& knobs,
+            const std::vector<ProbeSet>& sets) {
+  Profile best = start;
+  for (const Knob& k : knobs) k.set(best, std::clamp(k.get(best), k.least, k.most));
+  double least = misfit(best, sets);
+  double step = k_first_step;
+  for (int pass = 0; pass < k_passes && step > k_last_step; ++pass) {
+    bool better = false;
+    for (const Knob& k : knobs)
+      for (const double factor : {step, 1 / step}) {
+        Profile changed = best;
+        k.set(changed, std::clamp(k.get(best) * factor, k.least, k.most));
+        const double m = misfit(changed, sets);
+        if (m >= least - 1e-4) continue;
+        best = std::move(changed);
+        least = m;
+        better = true;
+        break;
+      }
+    if (!better) step = std::sqrt(step);
+  }
+  return best;
+}
+
+}  // namespace tutti::perf

@@ -1,0 +1,37 @@
+// Fit: the prices at which the model explains what was measured.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "perf/tune_probes.h"
+#include "src/cost/profile.h"
+
+namespace tutti::perf {
+
+// Probes of one world of ranks.
+struct ProbeSet {
+  Placement placement;
+  std::vector<Probe> probes;
+};
+
+// One price of the profile that a fit may change.
+struct Knob {
+  std::string name;
+  double least = 0, most = 1;
+  std::function<void(Profile&, double)> set;
+  std::function<double(const Profile&)> get;
+};
+std::vector<Knob> memory_knobs();    // messages through shared memory, handover
+std::vector<Knob> window_knobs();    // shared windows
+std::vector<Knob> loopback_knobs();  // sockets inside a host
+std::vector<Knob> network_knobs();   // sockets between hosts
+
+// Mean of |ln(predicted / measured)| over all probes.
+double misfit(const Profile& profile, const std::vector<ProbeSet>& sets);
+// Coordinate descent in the logarithms of the knobs, from `start`; it ends where no knob helps.
+Profile fit(const Profile& start, const std::vector<Knob>& knobs,
+            const std::vector<ProbeSet>& sets);
+
+}  // namespace tutti::perf

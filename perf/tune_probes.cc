@@ -1,0 +1,191 @@
+#include "perf/tune_probes.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <memory>
+
+#include "src/communicator/peers.h"
+#include "src/planner/tuner.h"
+
+namespace tutti::perf {
+namespace {
+
+constexpr size_t k_identity_bytes = 512;
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+Status call(Communicator& c, Collective collective, const std::byte* in, std::byte* out,
+            size_t count) {
+  switch (collective) {
+    case Collective::all_reduce:
+      return c.all_reduce(in, out, count, DType::float32, ReduceOp::sum);
+    case Collective::reduce_scatter:
+      return c.reduce_scatter(in, out, count, DType::float32, ReduceOp::sum);
+    case Collective::all_gather:
+      return c.all_gather(in, out, count, DType::float32);
+    case Collective::broadcast:
+      return c.broadcast(in, out, count, DType::float32, 0);
+    case Collective::reduce:
+      return c.reduce(in, out, count, DType::float32, ReduceOp::sum, 0);
+    case Collective::all_to_all:
+      return c.all_to_all(in, out, count, DType::float32);
+    case Collective::gather:
+      return c.gather(in, out, count, DType::float32, 0);
+    case Collective::scatter:
+      return c.scatter(in, out, count, DType::float32, 0);
+    default:
+      return c.barrier();
+  }
+}
+
+// The largest of all ranks' values, on every rank.
+Result<double> worst(Communicator& c, double mine) {
+  double all = 0;
+  TUTTI_RETURN_IF_ERROR(c.all_reduce(&mine, &all, 1, DType::float64, ReduceOp::max));
+  return all;
+}
+
+PlanRequest request_of(const Placement& placement, const Probe& probe) {
+  PlanRequest request;
+  request.collective = probe.collective;
+  request.ranks = placement.ranks;
+  request.hierarchy = placement.hierarchy;
+  return request;
+}
+
+bool served(const Placement& placement, const Probe& probe) {
+  if (probe.algorithm.empty()) return true;
+  const Algorithm* algorithm = find_algorithm(probe.algorithm);
+  PlanRequest request = request_of(placement, probe);
+  if (algorithm == nullptr || !algorithm->supports(request).ok()) return false;
+  request.in_place = true;  // the planner asks for both
+  return algorithm->supports(request).ok();
+}
+
+}  // namespace
+
+Result<Placement> placement_of(Communicator& communicator, const Config& config) {
+  std::string mine = PeerIdentity::of_this_process(config).encode();
+  const auto size = static_cast<uint32_t>(mine.size());
+  mine.insert(0, reinterpret_cast<const char*>(&size), sizeof(size));
+  mine.resize(k_identity_bytes);
+  const uint32_t ranks = communicator.ranks();
+  std::string all(mine.size() * ranks, '\0');
+  TUTTI_RETURN_IF_ERROR(
+      communicator.all_gather(mine.data(), all.data(), mine.size(), DType::uint8));
+  std::vector<PeerIdentity> peers;
+  for (Rank r = 0; r < ranks; ++r) {
+    uint32_t bytes = 0;
+    std::memcpy(&bytes, all.data() + r * k_identity_bytes, sizeof(bytes));
+    const Result<PeerIdentity> p =
+        PeerIdentity::decode(all.substr(r * k_identity_bytes + sizeof(bytes), bytes));
+    if (!p) return p.status();
+    peers.push_back(*p);
+  }
+  Placement placement = place(PeerTable(peers));
+  placement.sockets_inside = config.transports == std::vector<std::string>{"tcp"};
+  placement.slot_bytes = config.slot_bytes;
+  const bool memory = placement.hosts == 1 && !placement.sockets_inside;
+  placement.shared = memory && ranks > 1 && ranks <= 64;
+  placement.by_reference = memory && config.process_vm;
+  return placement;
+}
+
+Status measure_probes(Communicator& communicator, const Config& config, const ProbeOptions& options,
+                      std::vector<Probe>& probes) {
+  const Result<Placement> placement = placement_of(communicator, config);
+  if (!placement) return placement.status();
+  std::erase_if(probes, [&](const Probe& p) { return !served(*placement, p); });
+
+  // A communicator for each algorithm: rules are settings.
+  std::map<std::string, std::unique_ptr<Communicator>> worlds;
+  uint64_t most = 0;
+  for (const Probe& p : probes) {
+    most = std::max(most, p.bytes);
+    std::unique_ptr<Communicator>& world = worlds[p.algorithm];
+    if (world != nullptr) continue;
+    Config own = config;
+    own.feedback = "off";
+    own.tune.clear();
+    for (const Probe& other : probes)
+      if (other.algorithm == p.algorithm && !p.algorithm.empty() &&
+          own.tune.find(std::string(name(other.collective)) + ":") == std::string::npos)
+        own.tune += (own.tune.empty() ? "" : ";") + std::string(name(other.collective)) +
+                    ":0-inf:" + p.algorithm;
+    Result<std::unique_ptr<Communicator>> made =
+        communicator.split(0, static_cast<int>(communicator.rank()), &own);
+    if (!made) return made.status();
+    world = std::move(*made);
+  }
+
+  const size_t room = most * communicator.ranks() + 64;
+  std::vector<std::byte> in(room), out(room);
+  std::vector<uint32_t> iterations(probes.size(), 1);
+  std::vector<std::vector<double>> times(probes.size());
+  for (uint32_t repetition = 0; repetition <= options.repetitions; ++repetition) {
+    for (size_t i = 0; i < probes.size(); ++i) {
+      const Probe& p = probes[i];
+      Communicator& world = *worlds[p.algorithm];
+      const uint32_t warm_up = repetition == 0 ? 2 : 1;
+      for (uint32_t k = 0; k < warm_up; ++k)
+        TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
+      const auto run = [&](bool barriers, bool calls) -> Result<double> {
+        TUTTI_RETURN_IF_ERROR(communicator.barrier());
+        const Clock::time_point start = Clock::now();
+        for (uint32_t k = 0; k < iterations[i]; ++k) {
+          if (barriers) TUTTI_RETURN_IF_ERROR(world.barrier());
+          if (calls)
+            TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
+        }
+        return worst(communicator, since(start) / iterations[i]);
+      };
+      // Calls with a root would follow one another like a pipeline.
+      const bool rooted =
+          p.collective == Collective::broadcast || p.collective == Collective::reduce;
+      Result<double> seconds = run(rooted, true);
+      if (!seconds) return seconds.status();
+      if (rooted) {
+        const Result<double> barriers = run(true, false);
+        if (!barriers) return barriers.status();
+        *seconds = std::max(*seconds - *barriers, 0.02 * *seconds);
+      }
+      if (repetition == 0) {
+        iterations[i] = static_cast<uint32_t>(
+            std::clamp(options.seconds_each / std::max(*seconds, 1e-9), 1.0, 1000.0));
+      } else {
+        times[i].push_back(*seconds);
+      }
+    }
+  }
+  for (size_t i = 0; i < probes.size(); ++i) probes[i].seconds = median(times[i]);
+  return {};
+}
+
+Predicted predict_probe(const Placement& placement, const Profile& profile, const Probe& probe,
+                        bool closed_form_too) {
+  Predicted p;
+  const Algorithm* algorithm = find_algorithm(probe.algorithm);
+  if (algorithm == nullptr) return p;
+  const PlanRequest request = request_of(placement, probe);
+  const Result<double> exact = price_exactly(placement, profile, *algorithm, request, probe.bytes,
+                                             DType::float32, ReduceOp::sum);
+  if (exact) p.simulated = *exact;
+  if (!closed_form_too) return p;
+  Predictor predictor(placement, profile);
+  const Result<Prediction> closed =
+      predictor.predict(*algorithm, request, probe.bytes, DType::float32, ReduceOp::sum);
+  if (closed) p.closed = closed->seconds;
+  return p;
+}
+
+}  // namespace tutti::perf

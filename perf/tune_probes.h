@@ -1,0 +1,43 @@
+// Probes: collectives by forced algorithms, measured through a communicator, and what the cost
+// model says about them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/planner/placement.h"
+#include "tutti/communicator.h"
+#include "tutti/types.h"
+
+namespace tutti::perf {
+
+struct Probe {
+  Collective collective = Collective::all_reduce;
+  std::string algorithm;  // empty: the planner's choice
+  uint64_t bytes = 0;     // of a block
+  double seconds = 0;     // measured: median over repetitions of the slowest rank's mean
+};
+
+struct ProbeOptions {
+  uint32_t repetitions = 5;
+  double seconds_each = 0.004;  // of one repetition of one probe
+};
+
+// The placement that the communicator's planner has, as far as it can be seen from outside.
+// Collective over all ranks.
+Result<Placement> placement_of(Communicator& communicator, const Config& config);
+
+// Fills `seconds` of every probe, the same on all ranks; probes that nothing serves are removed.
+// Repetitions are interleaved, so that a disturbance meets all probes. Collective over all ranks.
+Status measure_probes(Communicator& communicator, const Config& config, const ProbeOptions& options,
+                      std::vector<Probe>& probes);
+
+// What the model says; negative where it has no answer.
+struct Predicted {
+  double closed = -1, simulated = -1;
+};
+Predicted predict_probe(const Placement& placement, const Profile& profile, const Probe& probe,
+                        bool closed_form_too = true);
+
+}  // namespace tutti::perf

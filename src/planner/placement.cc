@@ -1,0 +1,46 @@
+#include "src/planner/placement.h"
+
+#include <algorithm>
+#include <map>
+
+namespace tutti {
+namespace {
+
+// Where a profile says nothing about a class of links.
+constexpr double k_ideal_bandwidth = 1e12;
+
+}  // namespace
+
+double Placement::crowd(uint32_t profile_cpus) const {
+  const uint32_t each = cpus > 0 ? cpus : profile_cpus;
+  if (each == 0) return 1;
+  const std::vector<uint32_t>& pool = cpu_pools.empty() ? host : cpu_pools;
+  if (pool.empty()) return std::max(1.0, static_cast<double>(ranks) / each);
+  std::map<uint32_t, uint32_t> members;
+  uint32_t most = 0;
+  for (uint32_t p : pool) most = std::max(most, ++members[p]);
+  return std::max(1.0, static_cast<double>(most) / each);
+}
+
+Result<Topology> to_topology(const Placement& placement) {
+  Topology topology;
+  const LinkClass inside = placement.sockets_inside ? LinkClass::nic : LinkClass::memory;
+  const NodeId network =
+      placement.hosts > 1 ? topology.add_node(NodeKind::network_switch) : k_no_node;
+  std::vector<NodeId> hosts;
+  for (uint32_t h = 0; h < placement.hosts; ++h) {
+    hosts.push_back(topology.add_node(NodeKind::host));
+    if (network != k_no_node)
+      topology.add_cable(hosts[h], network, LinkClass::network, k_ideal_bandwidth, 0);
+  }
+  for (Rank r = 0; r < placement.ranks; ++r) {
+    const NodeId host = hosts[placement.host_of(r)];
+    const NodeId rank = topology.add_node(NodeKind::cpu, host);
+    topology.add_rank(rank);
+    topology.add_cable(rank, host, inside, k_ideal_bandwidth, 0);
+  }
+  TUTTI_RETURN_IF_ERROR(topology.finish());
+  return topology;
+}
+
+}  // namespace tutti

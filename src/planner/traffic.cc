@@ -1,0 +1,135 @@
+#include "src/planner/traffic.h"
+
+#include <algorithm>
+#include <map>
+
+namespace tutti {
+namespace {
+
+double busy_per_byte(const EndCost& ends) { return ends.send_byte + ends.recv_byte; }
+bool over_network(LinkClass c) { return c == LinkClass::nic || c == LinkClass::network; }
+
+// Collects the flows of a pattern.
+struct Sums {
+  TrafficPrice price;
+  double alphas = 0, betas = 0;
+  uint32_t flows = 0;
+
+  void flow(double latency, double ends, uint32_t credits) {
+    price.alpha = std::max(price.alpha, latency + ends);
+    price.ends = std::max(price.ends, ends);
+    price.credits = std::max(price.credits, 2 * latency / credits);
+    alphas += latency + ends;
+    ++flows;
+  }
+  void byte(double beta) {
+    price.beta = std::max(price.beta, beta);
+    betas += beta;
+  }
+  TrafficPrice done() {
+    if (flows > 0) {
+      price.mean_alpha = alphas / flows;
+      price.mean_beta = betas / flows;
+    }
+    return price;
+  }
+};
+
+}  // namespace
+
+TopologyTraffic::TopologyTraffic(const Topology& topology, const Profile& profile)
+    : topology_(topology),
+      profile_(profile),
+      routes_(topology),
+      flows_(topology.links().size(), 0) {
+  if (profile.cpus == 0) return;
+  std::map<NodeId, uint32_t> members;
+  for (Rank r = 0; r < topology.ranks(); ++r)
+    crowd_ =
+        std::max(crowd_, static_cast<double>(++members[topology.host_of(topology.node_of(r))]) /
+                             profile.cpus);
+}
+
+TrafficPrice TopologyTraffic::price(std::span<const Rank> to) {
+  Sums sums;
+  used_.clear();
+  const double handover = crowd_ > 1 ? profile_.handover * crowd_ : 0;
+  bool network = false;
+  const auto each_way = [&](auto&& visit) {
+    for (Rank r = 0; r < to.size(); ++r) {
+      if (to[r] == r || !routes_.find(r, to[r], &way_)) continue;
+      network = std::any_of(way_.begin(), way_.end(), [&](LinkId l) {
+        return over_network(topology_.links()[l].link_class);
+      });
+      visit();
+    }
+  };
+  each_way([&] {
+    double latency = handover;
+    for (LinkId l : way_) {
+      latency += profile_.alpha(topology_.links()[l]);
+      if (flows_[l]++ == 0) used_.push_back(l);
+    }
+    const EndCost& ends = profile_.ends_of(network);
+    sums.flow(latency, (ends.send + ends.recv) * crowd_, profile_.credits);
+  });
+  each_way([&] {
+    double beta = 0;
+    for (LinkId l : way_)
+      beta = std::max(beta, flows_[l] / profile_.bandwidth(topology_.links()[l]));
+    sums.byte(beta + busy_per_byte(profile_.ends_of(network)) * crowd_);
+  });
+  for (LinkId l : used_) flows_[l] = 0;
+  return sums.done();
+}
+
+PlacementTraffic::PlacementTraffic(const Placement& placement, const Profile& profile)
+    : placement_(placement),
+      crowd_(placement.crowd(profile.cpus)),
+      handover_(crowd_ > 1 ? profile.handover * crowd_ : 0),
+      credits_(profile.credits),
+      leaving_(placement.hosts),
+      entering_(placement.hosts),
+      received_(placement.ranks) {
+  const auto cost = [&](LinkClass c, bool out) {
+    return profile.links[static_cast<int>(c)][out ? 0 : 1];
+  };
+  const LinkClass near = placement.sockets_inside ? LinkClass::nic : LinkClass::memory;
+  const auto way = [&](LinkClass c) {
+    const LinkCost out = cost(c, true), in = cost(c, false);
+    return Way{out.alpha.value_or(0) + in.alpha.value_or(0), out.beta.value_or(0),
+               in.beta.value_or(0), profile.ends_of(over_network(c))};
+  };
+  inside_ = way(near);
+  across_ = way(LinkClass::network);
+}
+
+TrafficPrice PlacementTraffic::price(std::span<const Rank> to) {
+  std::fill(leaving_.begin(), leaving_.end(), 0);
+  std::fill(entering_.begin(), entering_.end(), 0);
+  std::fill(received_.begin(), received_.end(), 0);
+  Sums sums;
+  const auto each = [&](auto&& visit) {
+    for (Rank r = 0; r < to.size(); ++r)
+      if (to[r] != r) visit(to[r], placement_.host_of(r), placement_.host_of(to[r]));
+  };
+  each([&](Rank peer, uint32_t from, uint32_t into) {
+    const Way& way = from == into ? inside_ : across_;
+    ++received_[peer];
+    if (from != into) {
+      ++leaving_[from];
+      ++entering_[into];
+    }
+    sums.flow(way.alpha + handover_, (way.ends.send + way.ends.recv) * crowd_, credits_);
+  });
+  each([&](Rank peer, uint32_t from, uint32_t into) {
+    const Way& way = from == into ? inside_ : across_;
+    const double link =
+        from == into ? std::max(way.out_beta, way.in_beta * received_[peer])
+                     : std::max(way.out_beta * leaving_[from], way.in_beta * entering_[into]);
+    sums.byte(link + busy_per_byte(way.ends) * crowd_);
+  });
+  return sums.done();
+}
+
+}  // namespace tutti

@@ -1,0 +1,236 @@
+// The planner: whose word counts, that choices depend on nothing but shared input, and feedback.
+#include "src/planner/planner.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "src/planner/feedback.h"
+
+namespace tutti {
+namespace {
+
+Placement hosts_of(uint32_t hosts, uint32_t each, bool tcp = false) {
+  Placement p;
+  p.ranks = hosts * each;
+  p.hosts = hosts;
+  p.cpus = 8;
+  p.sockets_inside = tcp;
+  for (Rank r = 0; r < p.ranks; ++r) p.host.push_back(r / each);
+  p.cpu_pools = p.host;
+  if (hosts < p.ranks) p.hierarchy.level.push_back(p.host);
+  p.by_reference = hosts == 1 && !tcp;
+  p.shared = p.by_reference;
+  return p;
+}
+Planner planner_of(const Placement& p, const std::string& tune = "", bool deterministic = false) {
+  Result<std::vector<TuneRule>> rules = parse_tune(tune);
+  EXPECT_TRUE(rules.ok());
+  return Planner(p, builtin_profile(), *rules, deterministic);
+}
+Planner::Call all_reduce(uint64_t bytes) {
+  return {Collective::all_reduce, bytes, 0, DType::float32, ReduceOp::sum};
+}
+
+TEST(Planner, ServesEveryCollectiveEverywhere) {
+  for (const Placement& p : {hosts_of(1, 1), hosts_of(1, 2), hosts_of(1, 7), hosts_of(5, 1),
+                             hosts_of(3, 4), hosts_of(1, 9, true), hosts_of(1, 80)}) {
+    Planner planner = planner_of(p);
+    for (int c = 0; c < k_collectives; ++c)
+      for (uint64_t bytes : {uint64_t{0}, uint64_t{4}, uint64_t{100'000}, uint64_t{1} << 40}) {
+        const Planner::Call call{static_cast<Collective>(c), bytes, p.ranks - 1, DType::float16,
+                                 ReduceOp::max};
+        const Result<Choice> choice = planner.choose(call);
+        ASSERT_TRUE(choice.ok()) << name(call.collective) << ": " << choice.status().message();
+        for (bool in_place : {false, true}) {
+          const bool never = call.collective == Collective::barrier ||
+                             call.collective == Collective::all_to_all_v ||
+                             call.collective == Collective::send_recv;
+          if (in_place && never) continue;
+          const Result<PlanPtr> plan = planner.plan(call, in_place);
+          ASSERT_TRUE(plan.ok()) << name(call.collective) << ": " << plan.status().message();
+          EXPECT_EQ((*plan)->shape().ranks, p.ranks);
+        }
+        const Result<double> seconds = planner.estimate(call);
+        ASSERT_TRUE(seconds.ok()) << name(call.collective) << ": " << seconds.status().message();
+        EXPECT_GE(*seconds, 0);
+      }
+  }
+}
+
+TEST(Planner, EqualInputsGiveEqualChoices) {
+  const Placement p = hosts_of(4, 2);
+  Planner a = planner_of(p), b = planner_of(p);
+  for (uint64_t bytes = 1; bytes < (1 << 26); bytes = bytes * 3 + 1) {
+    // In another order, and after other calls: what was asked before must not matter.
+    const Result<Choice> second = b.choose(all_reduce((uint64_t{1} << 26) / bytes));
+    ASSERT_TRUE(second.ok());
+  }
+  for (uint64_t bytes = 1; bytes < (1 << 26); bytes = bytes * 3 + 1)
+    EXPECT_EQ(*a.choose(all_reduce(bytes)), *b.choose(all_reduce(bytes))) << bytes;
+}
+
+TEST(Planner, SizesMatterAcrossHosts) {
+  Planner planner = planner_of(hosts_of(8, 4));
+  std::set<std::string> chosen;
+  for (uint64_t bytes : {uint64_t{8}, uint64_t{1} << 14, uint64_t{1} << 24})
+    chosen.insert(planner.choose(all_reduce(bytes))->algorithm);
+  EXPECT_GT(chosen.size(), 1u);
+  // Each host's link carries every byte once.
+  EXPECT_TRUE(planner.choose(all_reduce(1 << 20))->algorithm.starts_with("hierarchical"))
+      << planner.choose(all_reduce(1 << 20))->algorithm;
+}
+
+TEST(Planner, SharedWindowsServeAllReduceOnOneHost) {
+  Planner planner = planner_of(hosts_of(1, 8));
+  for (uint64_t bytes : {uint64_t{8}, uint64_t{1} << 14, uint64_t{1} << 24})
+    EXPECT_EQ(planner.choose(all_reduce(bytes))->algorithm, "direct_two_shot");
+}
+
+TEST(Planner, ARuleOverridesAndTheExplanationSaysSo) {
+  Planner planner =
+      planner_of(hosts_of(8, 1), "all_reduce:0-64K:ring;64K-inf:double_binary_tree@8");
+  EXPECT_EQ(*planner.choose(all_reduce(65535)), (Choice{"ring", 0, 0}));
+  EXPECT_EQ(*planner.choose(all_reduce(65536)), (Choice{"double_binary_tree", 8, 0}));
+  const Result<std::string> text = planner.explain(all_reduce(100));
+  ASSERT_TRUE(text.ok());
+  EXPECT_NE(text->find("the rule all_reduce:0-65536:ring of TUTTI_TUNE says so"), std::string::npos)
+      << *text;
+  EXPECT_NE(text->find("* ring"), std::string::npos) << *text;
+  EXPECT_NE(text->find("halving_doubling"), std::string::npos) << *text;
+  // Its own price, also where the tuner had not considered that number of chunks.
+  EXPECT_GT(*planner.estimate(all_reduce(1 << 20)), *planner.estimate(all_reduce(100)));
+  EXPECT_TRUE(planner.contenders(all_reduce(100)).size() < 2);
+}
+
+TEST(Planner, DeterministicIsTheSameForAllSizesAndProfiles) {
+  Planner planner = planner_of(hosts_of(8, 4), "", true);
+  Profile slow = builtin_profile();
+  slow.network_ends->send = 1;
+  Planner other(hosts_of(8, 4), slow, {}, true);
+  const Choice first = *planner.choose(all_reduce(8));
+  for (uint64_t bytes = 1; bytes < (1u << 28); bytes *= 7) {
+    EXPECT_EQ(*planner.choose(all_reduce(bytes)), first);
+    EXPECT_EQ(*other.choose(all_reduce(bytes)), first);
+  }
+  EXPECT_TRUE(planner.contenders(all_reduce(8)).size() < 2);
+}
+
+TEST(Planner, PricesDecide) {
+  const Placement p = hosts_of(16, 1);
+  Profile dear_messages = builtin_profile(), dear_bytes = builtin_profile();
+  for (LinkCost& c : dear_messages.links[static_cast<int>(LinkClass::network)]) c.alpha = 1e-2;
+  for (LinkCost& c : dear_bytes.links[static_cast<int>(LinkClass::network)]) {
+    c.alpha = 1e-9;
+    c.beta = 1e-6;
+  }
+  Planner few_steps(p, dear_messages, {}, false), few_bytes(p, dear_bytes, {}, false);
+  // 4 steps of the whole block against 8 of parts.
+  const std::set<std::string> shallow = {"recursive_doubling", "direct_one_shot",
+                                         "direct_two_shot"};
+  EXPECT_EQ(shallow.count(few_steps.choose(all_reduce(65536))->algorithm), 1u)
+      << few_steps.choose(all_reduce(65536))->algorithm;
+  EXPECT_EQ(shallow.count(few_bytes.choose(all_reduce(65536))->algorithm) == 1 &&
+                few_bytes.choose(all_reduce(65536))->algorithm != "direct_two_shot",
+            false);
+}
+
+TEST(Planner, AThousandRanksAreNotSimulated) {
+  const Placement p = hosts_of(128, 8);
+  const auto priced = price_candidates(p, builtin_profile(),
+                                       {Collective::all_reduce, p.ranks, 0, false, 0, p.hierarchy},
+                                       1 << 20, DType::float32, ReduceOp::sum);
+  ASSERT_TRUE(priced.ok());
+  for (const Priced& c : *priced) EXPECT_FALSE(c.simulated.has_value());
+  EXPECT_TRUE(std::is_sorted(priced->begin(), priced->end(), [](const Priced& a, const Priced& b) {
+    return a.seconds() < b.seconds();
+  }));
+}
+
+TEST(Tuner, PlacementsAndTopologiesHaveTheSamePrices) {
+  Profile profile = builtin_profile();
+  profile.cpus = 8;
+  for (Placement p : {hosts_of(1, 6), hosts_of(4, 1), hosts_of(4, 3), hosts_of(2, 16)}) {
+    const Result<Topology> topology = to_topology(p);
+    ASSERT_TRUE(topology.ok());
+    EXPECT_EQ(topology->ranks(), p.ranks);
+    Predictor by_placement(p, profile), by_topology(*topology, profile);
+    for (const Algorithm& a : algorithms()) {
+      PlanRequest q;
+      q.ranks = p.ranks;
+      q.hierarchy = p.hierarchy;
+      if (!a.supports(q).ok()) continue;
+      const auto x = by_placement.predict(a, q, 100'000, DType::float32, ReduceOp::sum);
+      const auto y = by_topology.predict(a, q, 100'000, DType::float32, ReduceOp::sum);
+      ASSERT_TRUE(x.ok() && y.ok());
+      // Messages between hosts also cross memory, in no time worth the name.
+      EXPECT_NEAR(x->seconds, y->seconds, 0.05 * y->seconds) << a.name << " " << p.ranks;
+    }
+  }
+}
+
+TEST(Feedback, EveryChoiceHasItsTurnsAndTheFastestStays) {
+  Planner planner = planner_of(hosts_of(8, 1));
+  uint64_t bytes = 1;
+  while (bytes < (1 << 26) && planner.contenders(all_reduce(bytes)).size() < 2) bytes *= 2;
+  const std::vector<Choice> contenders = planner.contenders(all_reduce(bytes));
+  ASSERT_GE(contenders.size(), 2u) << "no size has close prices";
+  Feedback feedback;
+  Trial* trial = feedback.trial_for(planner, all_reduce(bytes), bytes / 4);
+  ASSERT_NE(trial, nullptr);
+  EXPECT_EQ(feedback.trial_for(planner, all_reduce(bytes), bytes / 4), trial);
+  EXPECT_EQ(feedback.trial_for(planner, all_reduce(bytes), bytes / 4 + 1), nullptr)
+      << "another count of the class";
+  for (size_t c = 0; c < contenders.size(); ++c) {
+    EXPECT_EQ(trial->current(), contenders[c]);
+    for (uint32_t call = 1; call <= Trial::k_warm_up + Trial::k_samples; ++call)
+      EXPECT_EQ(trial->add(static_cast<double>(contenders.size() - c) + 1e-3 * call),
+                call == Trial::k_warm_up + Trial::k_samples);
+    EXPECT_EQ(trial->next(), c + 1 < contenders.size());
+  }
+  const std::vector<double> medians = trial->medians();
+  EXPECT_NEAR(medians.back(), 1 + 1e-3 * (Trial::k_warm_up + (Trial::k_samples + 1) / 2), 1e-9);
+  feedback.decide(planner, *trial, medians);
+  EXPECT_EQ(*planner.choose(all_reduce(bytes)), contenders.back());
+  EXPECT_EQ(feedback.trial_for(planner, all_reduce(bytes), bytes / 4), nullptr);
+  EXPECT_NE(planner.explain(all_reduce(bytes))->find("fastest when measured"), std::string::npos);
+}
+
+TEST(Feedback, WhatWasLearntSurvivesTheFile) {
+  std::map<ShapeClass, Choice> learnt;
+  learnt[ShapeClass::of(Collective::all_reduce, 70'000, DType::bfloat16, ReduceOp::max)] = {"ring",
+                                                                                            0, 0};
+  learnt[ShapeClass::of(Collective::broadcast, 0, DType::int8, ReduceOp::sum)] = {
+      "double_binary_tree", 32, 0};
+  const std::string lines = to_text(learnt);
+  EXPECT_EQ(
+      lines,
+      "all_reduce 131072 bfloat16 max ring 0 0\nbroadcast 1 float32 sum double_binary_tree 32 "
+      "0\n");
+  EXPECT_EQ(*parse_learnt(lines), learnt);
+
+  std::string file = replace_section("", "here; 8 ranks", lines);
+  file = replace_section(file, "there", "reduce 1 int32 min binomial 0 0\n");
+  EXPECT_EQ(find_section(file, "here; 8 ranks"), lines);
+  EXPECT_EQ(find_section(file, "there"), "reduce 1 int32 min binomial 0 0\n");
+  EXPECT_EQ(find_section(file, "nowhere"), "");
+  file = replace_section(file, "here; 8 ranks", "all_gather 4 float32 sum bruck 0 0\n");
+  EXPECT_EQ(find_section(file, "here; 8 ranks"), "all_gather 4 float32 sum bruck 0 0\n");
+  EXPECT_EQ(find_section(file, "there"), "reduce 1 int32 min binomial 0 0\n");
+}
+
+TEST(Feedback, BadLinesAreNamed) {
+  for (const char* line : {"all_reduce 1 float32 sum", "all_reduce 1 float32 sum nonsense 0 0",
+                           "all_reduce x float32 sum ring 0 0", "all_reduce 3 float32 sum ring 0 0",
+                           "all_deuce 4 float32 sum ring 0 0", "all_reduce 4 float33 sum ring 0 0",
+                           "all_reduce 4 float32 sum ring 0 0 0"}) {
+    const auto parsed = parse_learnt(fmt::format("# title\n{}\n", line));
+    ASSERT_FALSE(parsed.ok()) << line;
+    EXPECT_NE(parsed.status().message().find("line 2"), std::string::npos)
+        << parsed.status().message();
+  }
+}
+
+}  // namespace
+}  // namespace tutti
