@@ -71,15 +71,18 @@ Result<double> simulated(const Case& c, const std::string& cluster, const Profil
   return report->seconds;
 }
 
-// Messages on the plan's critical path: its time where a message takes one second whatever it
-// holds, and nothing else takes any.
+// Messages on the plan's critical path: its time in milliseconds where a message takes one whatever
+// it holds, and nothing else takes any.
 Result<double> steps(const Case& c) {
   const Result<PlanPtr> plan = plan_of(c);
   if (!plan) return plan.status();
   Profile unit;
   unit.credits = 1u << 30;
-  return simulated(c, fmt::format("rank:{}{{bw=1e9GB/s,lat=500ms}}", c.ranks), unit,
-                   uint64_t{64} * (*plan)->shape().chunks);
+  const Result<double> seconds = simulated(
+      c, fmt::format("rank:{}{{bw=1000TB/s,lat=500us}}", c.ranks), unit,
+      uint64_t{64} * (*plan)->shape().chunks);
+  if (!seconds) return seconds;
+  return std::round(*seconds * 1e3);
 }
 
 std::string size_list(const std::vector<uint32_t>& sizes) {
@@ -227,7 +230,7 @@ Profile nccl_profile(double base, double intra, double inter) {
 void nccl_rows(Table& t, uint32_t p, const NcclProtocol& protocol) {
   const double nodes = p / 8.0;
   const std::string cluster =
-      fmt::format("node:{}{{nics=8x100Gb/s,lat=0}} gpu:8{{bw=12GB/s,lat=0,class=pci}}", p / 8);
+      fmt::format("node:{}{{nics=8x100Gb/s}} gpu:8{{bw=12GB/s,class=pci}}", p / 8);
   const uint64_t bytes = uint64_t{64} * p;
   constexpr const char* k_source = "NCCL 2.30.7, src/graph/tuning.cc";
   const double ring = protocol.base_ring + (2.0 * (p - 1) - 2 * (nodes - 1)) * protocol.intra_ring +

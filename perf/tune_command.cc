@@ -161,7 +161,7 @@ Result<ProbeSet> measure_here(uint32_t ranks, bool tcp, const std::vector<Probe>
     std::vector<Probe> probes = wanted;
     const Result<Config> config = Config::from_environment();
     if (!config) return fail(config.status().message());
-    if (const Status s = perf::measure_probes(*c, *config, {o.repetitions, 0.004}, probes); !s.ok())
+    if (const Status s = perf::measure_probes(*c, *config, {o.repetitions, 0.008}, probes); !s.ok())
       return fail(s.to_string());
     if (c->rank() == 0) board.write(wanted, probes);
     return 0;
@@ -323,7 +323,7 @@ int with_ranks(const Options& o, const Profile& start, Communicator& world) {
   if (!placement) return fail(placement.status().to_string());
   if (!o.check && placement->hosts < 2)
     return fail("all ranks are on one host: without a launcher, tutti tune starts ranks itself");
-  if (const Status s = perf::measure_probes(world, *config, {o.repetitions, 0.004}, probes);
+  if (const Status s = perf::measure_probes(world, *config, {o.repetitions, 0.008}, probes);
       !s.ok())
     return fail(s.to_string());
   if (world.rank() != 0) return 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 
@@ -13,6 +14,7 @@ namespace tutti::perf {
 namespace {
 
 constexpr size_t k_identity_bytes = 512;
+constexpr double k_slow = 0.02;  // seconds: such calls need no warming up
 
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) {
@@ -130,13 +132,14 @@ Status measure_probes(Communicator& communicator, const Config& config, const Pr
 
   const size_t room = most * communicator.ranks() + 64;
   std::vector<std::byte> in(room), out(room);
-  std::vector<uint32_t> iterations(probes.size(), 1);
+  std::vector<uint32_t> iterations(probes.size(), 2);
+  std::vector<double> quickest(probes.size(), std::numeric_limits<double>::infinity());
   std::vector<std::vector<double>> times(probes.size());
   for (uint32_t repetition = 0; repetition <= options.repetitions; ++repetition) {
     for (size_t i = 0; i < probes.size(); ++i) {
       const Probe& p = probes[i];
       Communicator& world = *worlds[p.algorithm];
-      const uint32_t warm_up = repetition == 0 ? 2 : 1;
+      const uint32_t warm_up = quickest[i] > k_slow && repetition > 0 ? 1 : 3;
       for (uint32_t k = 0; k < warm_up; ++k)
         TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
       const auto run = [&](bool barriers, bool calls) -> Result<double> {
@@ -159,12 +162,12 @@ Status measure_probes(Communicator& communicator, const Config& config, const Pr
         if (!barriers) return barriers.status();
         *seconds = std::max(*seconds - *barriers, 0.02 * *seconds);
       }
-      if (repetition == 0) {
-        iterations[i] = static_cast<uint32_t>(
-            std::clamp(options.seconds_each / std::max(*seconds, 1e-9), 1.0, 1000.0));
-      } else {
-        times[i].push_back(*seconds);
-      }
+      if (repetition > 0) times[i].push_back(*seconds);
+      // From the quickest so far: one slow start must not leave a probe with a single cold call.
+      quickest[i] = std::min(quickest[i], *seconds);
+      const double most_calls = *seconds > k_slow ? 2 : 1000;
+      iterations[i] = static_cast<uint32_t>(
+          std::clamp(options.seconds_each / std::max(quickest[i], 1e-9), 2.0, most_calls));
     }
   }
   for (size_t i = 0; i < probes.size(); ++i) probes[i].seconds = median(times[i]);

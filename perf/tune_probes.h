@@ -21,7 +21,7 @@ struct Probe {
 
 struct ProbeOptions {
   uint32_t repetitions = 5;
-  double seconds_each = 0.004;  // of one repetition of one probe
+  double seconds_each = 0.008;  // of one repetition of one probe
 };
 
 // The placement that the communicator's planner has, as far as it can be seen from outside.

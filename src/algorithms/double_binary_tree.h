@@ -17,9 +17,11 @@
 // would hold up the way up (measured: 7 times slower).
 //
 // With k = C/2 chunks per tree and d = ceil(log2 n):
-//   broadcast, reduce:  (2d + 2k) steps of M/C bytes:  T = (2d + 2k)(alpha + M/(2k) beta)
-//   all_reduce:         up and down share the ports:   T = (4d + 4k)(alpha + M/(2k) beta)
-//                       -> 2 M beta for many chunks, 4d alpha for few
+//   broadcast, reduce:  2d + 2k steps of M/C bytes:  T = (2d + 3) alpha + (2d + 2k) M/(2k) beta
+//   all_reduce:         4d + 4k, up and down share the ports:
+//                                                    T = (2d + 3) alpha + (4d + 4k) M/(2k) beta
+//                       -> 2 M beta for many chunks
+// The other steps follow one another in the pipeline: they cost overheads, no latency (Cost::overlapped).
 // reduced bytes: M per rank, plus d M/k to fill the pipeline.
 //
 // Logarithmic latency at near-optimal bandwidth: for middle sizes and many ranks.

@@ -148,10 +148,12 @@ Result<std::vector<Priced>> price_candidates(const Placement& placement, const P
   };
   std::stable_sort(priced.begin(), priced.end(), faster);
 
+  // No plan comes near the windows unless its closed form says so.
+  constexpr double k_near_windows = 1.5;
   const double least = priced[0].seconds();
+  const double within = priced[0].windows ? k_near_windows : limits.within;
   size_t near = 0;
-  while (near < priced.size() && near < limits.best &&
-         priced[near].seconds() <= limits.within * least)
+  while (near < priced.size() && near < limits.best && priced[near].seconds() <= within * least)
     ++near;
   if (near < 2 || placement.ranks > limits.simulated_ranks) return priced;
   Simulations simulations(placement, profile, bytes, dtype, op, limits.messages);

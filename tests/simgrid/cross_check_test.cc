@@ -2,6 +2,7 @@
 // contend. Built only where SimGrid is found. Both divide links max-min fairly; they differ in
 // details that the tolerance covers: SimGrid lets a message cross its latency before its bytes
 // flow, and favours flows with short latencies where unequal ones meet.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -167,6 +168,9 @@ struct Case {
   uint64_t bytes;
   double tolerance = 0.10;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << fmt::format("{} {}, {} B on {}", c.algorithm, name(c.collective), c.bytes, c.cluster);
+}
 
 class CrossCheck : public testing::TestWithParam<Case> {};
 
@@ -219,7 +223,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{k_oversubscribed, Collective::all_reduce, "halving_doubling", 16 << 20},
                     Case{k_oversubscribed, Collective::all_to_all, "direct", 1 << 18},
                     Case{k_oversubscribed, Collective::all_gather, "bruck", 1 << 16},
-                    Case{k_large, Collective::all_reduce, "halving_doubling", 64 << 20}));
+                    Case{k_large, Collective::all_reduce, "halving_doubling", 64 << 20}),
+    [](const testing::TestParamInfo<Case>& info) {
+      return fmt::format("{}_{}_{}", info.index, name(info.param.collective), info.param.algorithm);
+    });
 
 }  // namespace
 }  // namespace tutti
