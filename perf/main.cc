@@ -21,6 +21,9 @@
 #ifdef TUTTI_HAS_TUNE_COMMAND
 #include "perf/tune_command.h"
 #endif
+#ifdef TUTTI_HAS_TOPO_COMMAND
+#include "perf/topo_command.h"
+#endif
 #ifdef TUTTI_HAS_DOCS_COMMAND
 #include "perf/docs_command.h"
 #endif
@@ -55,6 +58,9 @@ constexpr Command k_commands[] = {
 #endif
 #ifdef TUTTI_HAS_TUNE_COMMAND
     {"tune", tune_command, "measure this machine, write a profile of its prices; check one"},
+#endif
+#ifdef TUTTI_HAS_TOPO_COMMAND
+    {"topo", topo_command, "show a machine or cluster: what hangs where, NICs, rings"},
 #endif
 #ifdef TUTTI_HAS_DOCS_COMMAND
     {"docs", docs_command, "write docs/algorithms.md and its drawings"},

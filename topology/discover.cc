@@ -51,7 +51,7 @@ Machine discover(const DiscoverOptions& options) {
       m.missing.push_back("what hwloc sees (" + found.status().message() + "); sysfs was read instead");
   }
   Sysfs sysfs(options.sysfs, &m);
-  if (!seen) sysfs.add_processors(processor(options.cpuinfo));
+  if (!seen) sysfs.add_processors(processor(options.cpuinfo), options.cores);
   sysfs.add_gpus();
   sysfs.add_nics();
   if (options.nvml != nullptr) add_nvml(*options.nvml, &m);

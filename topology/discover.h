@@ -14,6 +14,7 @@ namespace tutti {
 struct DiscoverOptions {
   std::string sysfs = "/sys";            // tests have trees of their own
   std::string cpuinfo = "/proc/cpuinfo";
+  bool cores = true;                     // add them
   std::string name;                      // of the machine; empty: the host's
   const HwlocDriver* hwloc = nullptr;    // null: sysfs
   const NvmlDriver* nvml = nullptr;      // null: GPUs as PCI shows them, without their links

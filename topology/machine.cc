@@ -245,7 +245,7 @@ class Builder {
       for (const FastLink& l : m.links)
         if (m.parts[l.from].kind == NodeKind::gpu) alone.links.push_back(l);
       for (Part& p : alone.parts) p.up = false;
-      const BuildOptions options{Endpoints::gpus, {}, 0};
+      const BuildOptions options{Endpoints::gpus, {}, 0, false};
       Builder builder(options, nullptr);
       builder.grouping_ = true;
       TUTTI_RETURN_IF_ERROR(builder.build({alone}));
@@ -491,7 +491,7 @@ Result<Topology> build_topology(const std::vector<Machine>& hosts, const BuildOp
                                 std::vector<std::string>* assumed) {
   Builder builder(options, assumed);
   TUTTI_RETURN_IF_ERROR(builder.build(hosts));
-  TUTTI_RETURN_IF_ERROR(builder.topology.finish());
+  if (options.routes) TUTTI_RETURN_IF_ERROR(builder.topology.finish());
   return std::move(builder.topology);
 }
 

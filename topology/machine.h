@@ -102,6 +102,8 @@ struct BuildOptions {
   std::vector<RankPlace> ranks;
   // Of every NIC's cable to the one switch that joins all hosts, where a NIC says none itself.
   double network_latency = 0;
+  // Without: the topology is not finished. It has groups(), but no routes, and nothing is checked.
+  bool routes = true;
 };
 
 // The machine or cluster: hosts with their sockets, PCI switches, GPUs, NVLink and NICs; the NICs'

@@ -162,6 +162,7 @@ class NcclReader {
     std::vector<Target> targets;  // links whose other end may come later
     std::map<std::string, PartId> by_busid;
     std::map<int, PartId> numa;  // by numaid
+    std::map<std::string, PartId> packages;
     int gpus = 0;
   };
 
@@ -188,6 +189,7 @@ class NcclReader {
       p.cpus = cpu_list(cpus);
     }
     p.name = p.index >= 0 ? fmt::format("numa{}", p.index) : "cpu";
+    if (const XmlAttribute* a = e.find("tutti_package")) p.parent = package(h, a->value, p);
     const int number = p.index;
     const PartId id = h.machine.add(std::move(p));
     if (number >= 0 && !h.numa.emplace(number, id).second)
@@ -196,6 +198,19 @@ class NcclReader {
       if (child.name == "pci") pci(h, child, id);
       if (child.name == "nic") loose_nic(h, child, id);
     }
+  }
+
+  // The socket of that name, which contains several NUMA nodes.
+  PartId package(Host& h, const std::string& name, const Part& node) {
+    const auto [found, fresh] = h.packages.try_emplace(name, k_no_part);
+    if (fresh) {
+      Part p = node;
+      p.index = -1;
+      p.cpus.clear();
+      p.name = name;
+      found->second = h.machine.add(std::move(p));
+    }
+    return found->second;
   }
 
   void pci(Host& h, const XmlElement& e, PartId parent) {
@@ -391,12 +406,19 @@ class Writer {
 
   void machine(const Machine& m, const std::string& hash) {
     m_ = &m;
+    // NCCL has one level of processors: the innermost. What hangs on a socket of several NUMA nodes
+    // goes to the first of them.
+    std::vector<PartId> first_inside(m.parts.size(), k_no_part);
+    for (PartId i = static_cast<PartId>(m.parts.size()); i-- > 0;)
+      if (const Part& p = m.parts[i]; p.kind == NodeKind::numa && p.parent != k_no_part)
+        first_inside[p.parent] = first_inside[i] != k_no_part ? first_inside[i] : i;
     bool loose = false;
     for (PartId i = 0; i < m.parts.size(); ++i) {
       const Part& p = m.parts[i];
-      if (p.parent != k_no_part) continue;
-      if (p.kind == NodeKind::numa) cpu(i, hash);
-      else loose |= p.kind != NodeKind::cpu;
+      if (p.kind != NodeKind::numa)
+        loose |= p.parent == k_no_part && p.kind != NodeKind::cpu;
+      else if (first_inside[i] == k_no_part)
+        cpu(i, hash, first_inside);
     }
     if (loose) {  // parts whose NUMA node is not known
       put("  <cpu numaid=\"-1\"");
@@ -413,7 +435,7 @@ class Writer {
     }
   }
 
-  void cpu(PartId id, const std::string& hash) {
+  void cpu(PartId id, const std::string& hash, const std::vector<PartId>& first_inside) {
     const Part& p = m_->parts[id];
     std::vector<uint32_t> cpus;
     parse_cpu_list(p.cpus, &cpus);
@@ -423,8 +445,11 @@ class Writer {
     attribute("familyid", p.family);
     attribute("modelid", p.model);
     attribute("host_hash", hash);
+    if (p.parent != k_no_part) attribute("tutti_package", m_->parts[p.parent].name);
     put(">\n");
     children(id, 2);
+    for (PartId up = p.parent; up != k_no_part && first_inside[up] == id; up = m_->parts[up].parent)
+      children(up, 2);
     put("  </cpu>\n");
   }
 
@@ -435,11 +460,7 @@ class Writer {
 
   void part(PartId id, int depth) {
     const Part& p = m_->parts[id];
-    if (p.kind == NodeKind::numa || p.kind == NodeKind::cpu) {
-      // NCCL has one level of processors: what is inside of an inner NUMA node moves out.
-      children(id, depth);
-      return;
-    }
+    if (p.kind == NodeKind::numa || p.kind == NodeKind::cpu) return;
     const bool port_only = p.busid.empty() && p.kind == NodeKind::nic;
     if (!port_only) {
       indent(depth);

@@ -19,8 +19,9 @@
 // NVSwitches as targets of class 0x0680, host_hash (a file of several hosts), <nic> without <pci>,
 // `latency` of a <net> in microseconds. Elements and attributes that mean nothing here are skipped.
 //
-// Two attributes of <system> are tutti's own: tutti_hosts="18" stands for so many equal hosts, and
-// tutti_nvswitch="shared" says that one NVSwitch fabric joins them all. <link from="0" to="1"
+// Some attributes are tutti's own, which NCCL skips: of <system>, tutti_hosts="18" stands for so many
+// equal hosts, and tutti_nvswitch="shared" says that one NVSwitch fabric joins them all; of <cpu>,
+// tutti_package names the socket that contains this and other NUMA nodes. <link from="0" to="1"
 // speed="166400"/> in <system> gives the link between two NUMA nodes (Mb/s each way), which NCCL
 // assumes; `speed` of an <nvlink> or <xgmi> (Mb/s each way of one link) its rate where the GPU's
 // generation does not say.
@@ -42,7 +43,7 @@ Result<std::vector<Machine>> parse_nccl_xml(std::string_view text);
 // The same for a document that was read already.
 Result<std::vector<Machine>> read_nccl_xml(const XmlElement& system);
 
-// What parse_nccl_xml() reads back to the same parts, links and figures.
+// What parse_nccl_xml() reads back to the same parts, links and figures. Cores are left out.
 std::string to_nccl_xml(const std::vector<Machine>& hosts);
 
 }  // namespace tutti

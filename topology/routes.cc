@@ -160,6 +160,28 @@ bool Routes::by_exits(NodeId from, NodeId to, NodeId out, NodeId in, std::vector
   return inside(from, out, links) && across(out, in, links) && inside(in, to, links);
 }
 
+std::vector<Routes::WayOut> Routes::ways_out(Rank rank) {
+  std::vector<WayOut> ways;
+  const NodeId node = topology_.node_of(rank), host = topology_.host_of(node);
+  const std::span<const NodeId> candidates = topology_.exits(host);
+  if (candidates.empty()) return ways;
+  search(node, k_no_node);
+  for (NodeId e : candidates) {
+    if (!reached(e)) continue;
+    double wire = -1;
+    for (LinkId i : topology_.out(e))
+      if (const Link& l = topology_.links()[i];
+          topology_.host_of(l.to) != host && (wire < 0 || cost_of(l) < wire))
+        wire = cost_of(l);
+    uint32_t links = 0;
+    for (NodeId at = e; at != node; at = topology_.links()[reached_[at].by].from) ++links;
+    ways.push_back({e, reached_[e].cost + wire, links});
+  }
+  std::stable_sort(ways.begin(), ways.end(),
+                   [](const WayOut& a, const WayOut& b) { return a.seconds < b.seconds; });
+  return ways;
+}
+
 bool Routes::find(Rank a, Rank b, std::vector<LinkId>* links) {
   links->clear();
   const NodeId from = topology_.node_of(a), to = topology_.node_of(b);
@@ -191,25 +213,11 @@ Status Topology::find_exits() {
   // Ranks that see the same exits as the nearest, in rank order.
   std::map<std::vector<NodeId>, std::vector<Rank>> tied;
   for (Rank r = 0; r < ranks_.size(); ++r) {
-    const std::span<const NodeId> candidates = exits(host_[ranks_[r]]);
-    if (candidates.empty()) continue;
-    routes.search(ranks_[r], k_no_node);
     std::vector<NodeId> nearest;
-    double best = 0;
-    for (NodeId e : candidates) {
-      if (!routes.reached(e)) continue;
-      double wire = -1;
-      for (LinkId i : out(e))
-        if (host_[links_[i].to] != host_[e] && (wire < 0 || cost_of(links_[i]) < wire))
-          wire = cost_of(links_[i]);
-      const double cost = routes.reached_[e].cost + wire;
-      if (nearest.empty() || (cost < best && !equally_near(cost, best))) {
-        nearest.assign(1, e);
-        best = cost;
-      } else if (equally_near(cost, best)) {
-        nearest.push_back(e);
-      }
-    }
+    const std::vector<Routes::WayOut> ways = routes.ways_out(r);
+    for (const Routes::WayOut& way : ways)
+      if (equally_near(way.seconds, ways[0].seconds)) nearest.push_back(way.exit);
+    std::sort(nearest.begin(), nearest.end());
     if (!nearest.empty()) tied[nearest].push_back(r);
   }
   for (const auto& [nearest, ranks] : tied)

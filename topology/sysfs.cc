@@ -85,7 +85,7 @@ bool Sysfs::read(const std::string& path, std::string* text, std::string* why) c
   return true;
 }
 
-void Sysfs::add_processors(const Part& processor) {
+void Sysfs::add_processors(const Part& processor, bool cores) {
   const std::string nodes = root_ + "/devices/system/node", cpus = root_ + "/devices/system/cpu";
   struct Node {
     int number;
@@ -136,7 +136,7 @@ void Sysfs::add_processors(const Part& processor) {
     p.cpus = n.cpus;
     const PartId id = m_->add(std::move(p));
     std::vector<uint32_t> members;
-    if (!parse_cpu_list(n.cpus, &members)) continue;
+    if (!cores || !parse_cpu_list(n.cpus, &members)) continue;
     std::set<uint32_t> seen;
     for (uint32_t cpu : members) {
       if (seen.count(cpu) > 0) continue;

@@ -12,8 +12,8 @@ class Sysfs {
  public:
   explicit Sysfs(std::string root, Machine* machine) : root_(std::move(root)), m_(machine) {}
 
-  // Packages, NUMA nodes and cores. `processor` gives architecture and model.
-  void add_processors(const Part& processor);
+  // Packages, NUMA nodes and, if asked for, cores. `processor` gives architecture and model.
+  void add_processors(const Part& processor, bool cores);
   // GPUs that PCI shows, with the bridges above them.
   void add_gpus();
   // NICs, new or already in the machine (by bus id): speed, place, port, state. Virtual interfaces

@@ -137,6 +137,15 @@ class Routes {
  public:
   explicit Routes(const Topology& topology);
 
+  // The ways from a rank out of its host: to each exit that it reaches, the best first. Empty where
+  // the host has none.
+  struct WayOut {
+    NodeId exit = k_no_node;
+    double seconds = 0;  // of 64 KiB to the exit, link after link, and over its fastest cable
+    uint32_t links = 0;  // to the exit
+  };
+  std::vector<WayOut> ways_out(Rank rank);
+
   // The links from a to b in order, put into *links (cleared first): none where both ranks share a
   // node. False: there is no way. a and b must be below topology.ranks().
   bool find(Rank a, Rank b, std::vector<LinkId>* links);

@@ -6,6 +6,9 @@ if(TARGET tutti AND TARGET tutti_command)
   add_test(NAME perf.tune
     COMMAND ${CMAKE_CURRENT_LIST_DIR}/tune_test.sh ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
   set_tests_properties(perf.tune PROPERTIES LABELS process TIMEOUT 600 RUN_SERIAL ON)
+  add_test(NAME perf.topo
+    COMMAND ${CMAKE_CURRENT_LIST_DIR}/topo_test.sh ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+  set_tests_properties(perf.topo PROPERTIES LABELS process TIMEOUT 300)
   if(NOT TUTTI_SANITIZE)  # a consumer would have to be built with the sanitizer too
     add_test(NAME perf.install COMMAND ${CMAKE_CURRENT_LIST_DIR}/install_test.sh
       ${PROJECT_BINARY_DIR} ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER})

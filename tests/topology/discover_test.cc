@@ -328,7 +328,7 @@ TEST(Discover, ThisMachine) {
   EXPECT_GE(m.count(NodeKind::numa), 1u);
   EXPECT_GE(m.count(NodeKind::cpu), 1u);
   std::vector<std::string> assumed;
-  const Result<Topology> t = build_topology({m}, {Endpoints::cores, {}, 0}, &assumed);
+  const Result<Topology> t = build_topology({m}, {Endpoints::cores, {}, 0, true}, &assumed);
   ASSERT_TRUE(t.ok()) << t.status().message();
   EXPECT_GE(t->ranks(), 1u);
 }

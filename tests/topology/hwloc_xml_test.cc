@@ -80,7 +80,7 @@ TEST(HwlocXml, Version2) {
   EXPECT_EQ(numa.cpu_vendor, "GenuineIntel");
   EXPECT_EQ(numa.model, 143);
   std::vector<std::string> assumed;
-  const Result<Topology> t = build_topology({*m}, {Endpoints::cores, {}, 0}, &assumed);
+  const Result<Topology> t = build_topology({*m}, {Endpoints::cores, {}, 0, true}, &assumed);
   ASSERT_TRUE(t.ok()) << t.status().message();
   EXPECT_EQ(t->ranks(), 4u);
   ASSERT_EQ(t->groups().size(), 1u);
