@@ -39,7 +39,7 @@ struct Options {
   std::string output, profile_file, transport = "all";
   std::vector<std::string> sizes = {"64", "4K", "64K", "1M"};
   uint32_t ranks = 0;
-  uint32_t repetitions = 5;
+  uint32_t repetitions = 7;
   bool check = false;
 };
 
@@ -75,7 +75,7 @@ Status write_profile(const Profile& profile, const std::string& file) {
 std::vector<Probe> fitting_probes(const std::vector<uint64_t>& sizes, bool windows) {
   std::vector<Probe> probes;
   const auto add = [&](Collective c, const char* algorithm) {
-    for (uint64_t bytes : sizes) probes.push_back({c, algorithm, bytes, 0});
+    for (uint64_t bytes : sizes) probes.push_back({c, algorithm, bytes});
   };
   if (windows) {
     add(Collective::all_reduce, "direct_two_shot");
@@ -98,8 +98,8 @@ std::vector<Probe> checking_probes(const std::vector<uint64_t>& sizes) {
        {Collective::all_reduce, Collective::reduce_scatter, Collective::all_gather,
         Collective::broadcast, Collective::reduce, Collective::all_to_all})
     for (uint64_t bytes : sizes) {
-      for (const Algorithm& a : algorithms()) probes.push_back({c, std::string(a.name), bytes, 0});
-      probes.push_back({c, "", bytes, 0});
+      for (const Algorithm& a : algorithms()) probes.push_back({c, std::string(a.name), bytes});
+      probes.push_back({c, "", bytes});
     }
   return probes;
 }
@@ -107,7 +107,7 @@ std::vector<Probe> checking_probes(const std::vector<uint64_t>& sizes) {
 // Memory that the ranks' processes share with this one: the measured seconds, and whether they are.
 class Board {
  public:
-  static constexpr size_t k_most = 4096;
+  static constexpr size_t k_most = 2048;  // probes
   Board()
       : cells_(static_cast<double*>(
             mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
@@ -117,7 +117,10 @@ class Board {
 
   void write(const std::vector<Probe>& all, const std::vector<Probe>& measured) {
     for (size_t i = 0, m = 0; i < all.size() && m < measured.size(); ++i)
-      if (same(all[i], measured[m])) cells_[i] = measured[m++].seconds;
+      if (same(all[i], measured[m])) {
+        cells_[k_most + i] = measured[m].spread;
+        cells_[i] = measured[m++].seconds;
+      }
   }
   std::vector<Probe> read(const std::vector<Probe>& all) const {
     std::vector<Probe> measured;
@@ -125,12 +128,13 @@ class Board {
       if (cells_[i] > 0) {
         measured.push_back(all[i]);
         measured.back().seconds = cells_[i];
+        measured.back().spread = cells_[k_most + i];
       }
     return measured;
   }
 
  private:
-  static size_t bytes() { return k_most * sizeof(double); }
+  static size_t bytes() { return 2 * k_most * sizeof(double); }
   static bool same(const Probe& a, const Probe& b) {
     return a.collective == b.collective && a.algorithm == b.algorithm && a.bytes == b.bytes;
   }
@@ -178,6 +182,15 @@ std::vector<uint64_t> sizes_of(const Options& o) {
   return sizes;
 }
 
+// Half of the repetitions this much above the quickest quarter: figures are worth little.
+constexpr double k_busy = 1.25;
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 // --- tuning
 
 void report(const char* what, const Profile& before, const Profile& after,
@@ -187,6 +200,13 @@ void report(const char* what, const Profile& before, const Profile& after,
              100 * std::expm1(perf::misfit(after, sets)));
   for (const perf::Knob& k : knobs) fmt::print(stderr, " {} {:.3g}", k.name, k.get(after));
   fmt::print(stderr, "\n");
+  std::vector<double> spreads;
+  for (const ProbeSet& set : sets)
+    for (const Probe& p : set.probes) spreads.push_back(p.spread);
+  if (median(spreads) > k_busy)
+    fmt::print(stderr,
+               "  this machine was busy (repetitions differ by {:.0f} %): better measure again\n",
+               100 * (median(spreads) - 1));
 }
 
 Profile fitted(const char* what, const Profile& start, const std::vector<perf::Knob>& knobs,
@@ -246,12 +266,6 @@ int tune_here(const Options& o) {
 
 std::string microseconds(double seconds) {
   return seconds < 0 ? std::string("-") : fmt::format("{:.1f}", seconds * 1e6);
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // One table for each world: what was predicted, what was measured, what the planner chose.
@@ -381,7 +395,7 @@ int tune_command(int argc, char** argv) {
   app.add_option("--sizes", o.sizes, "bytes of a block")->delimiter(',')->capture_default_str();
   app.add_option("-n,--ranks", o.ranks, "ranks to start (four for every CPU; --check: 8)")
       ->check(CLI::Range(2u, 256u));
-  app.add_option("--repetitions", o.repetitions, "interleaved; medians count")
+  app.add_option("--repetitions", o.repetitions, "interleaved; lower quartiles count")
       ->check(CLI::Range(1u, 1000u))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

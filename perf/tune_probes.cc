@@ -21,11 +21,6 @@ double since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 Status call(Communicator& c, Collective collective, const std::byte* in, std::byte* out,
             size_t count) {
   switch (collective) {
@@ -170,7 +165,11 @@ Status measure_probes(Communicator& communicator, const Config& config, const Pr
           std::clamp(options.seconds_each / std::max(quickest[i], 1e-9), 2.0, most_calls));
     }
   }
-  for (size_t i = 0; i < probes.size(); ++i) probes[i].seconds = median(times[i]);
+  for (size_t i = 0; i < probes.size(); ++i) {
+    std::sort(times[i].begin(), times[i].end());
+    probes[i].seconds = times[i][times[i].size() / 4];
+    probes[i].spread = times[i][times[i].size() / 2] / probes[i].seconds;
+  }
   return {};
 }
 

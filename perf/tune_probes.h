@@ -16,11 +16,14 @@ struct Probe {
   Collective collective = Collective::all_reduce;
   std::string algorithm;  // empty: the planner's choice
   uint64_t bytes = 0;     // of a block
-  double seconds = 0;     // measured: median over repetitions of the slowest rank's mean
+  // Measured: the lower quartile over repetitions of the slowest rank's mean. What disturbs a call
+  // only makes it longer.
+  double seconds = 0;
+  double spread = 1;  // the median over the lower quartile: how much was disturbed
 };
 
 struct ProbeOptions {
-  uint32_t repetitions = 5;
+  uint32_t repetitions = 7;
   double seconds_each = 0.008;  // of one repetition of one probe
 };
 
