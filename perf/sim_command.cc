@@ -15,8 +15,10 @@
 #include "perf/sim_paper.h"
 #include "sim/draw.h"
 #include "sim/simulator.h"
+#include "src/algorithms/on_orders.h"
 #include "src/planner/predict.h"
-#include "topology/spec.h"
+#include "topology/load.h"
+#include "topology/orders.h"
 
 namespace {
 
@@ -33,16 +35,17 @@ struct Options {
   SimOptions sim;
   uint32_t best = 3, links = 5;
   uint64_t max_steps = 200'000'000;
-  bool json = false, path = false, flat = false;
+  bool json = false, path = false, flat = false, along_links = false;
 };
 
 void add_flags(CLI::App& app, Options& o) {
   app.add_option("--cluster", o.cluster,
                  "a spec, outermost level first: 'node:4{nics=8x100Gb/s,lat=5us} "
-                 "gpu:8{bw=48GB/s,lat=1us}'");
+                 "gpu:8{bw=48GB/s,lat=1us}'; a recorded machine (tutti topo --list) or N of them "
+                 "(dgx-a100*16), with its profile; a file that tutti topo reads");
   app.add_option("--paper", o.paper,
                  "instead: published figures beside simulated ones; latency, torus or nccl");
-  app.add_option("--profile", o.profile_file, "measured prices (JSON) instead of the spec's");
+  app.add_option("--profile", o.profile_file, "measured prices (JSON) instead of the cluster's own");
   app.add_option("-c,--collective", o.collective, "all_reduce, broadcast, ...")
       ->capture_default_str();
   app.add_option("-b,--bytes", o.bytes, "of a block: what count means in the call (100M, 4K)")
@@ -58,6 +61,9 @@ void add_flags(CLI::App& app, Options& o) {
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
   app.add_flag("--flat", o.flat, "no groups");
+  app.add_flag("--along-links", o.along_links,
+               "flat algorithms on orders that follow the links: a lane for each ring and direction "
+               "(tutti topo shows them)");
   app.add_option("-d,--dtype", o.dtype, "element type")->capture_default_str();
   app.add_option("-o,--op", o.op, "reduction operator")->capture_default_str();
   app.add_option("--max-chunk", o.max_chunk, "most bytes of a chunk in a round (all in one round)");
@@ -188,6 +194,14 @@ struct Run {
 Status simulate_run(const Topology& topology, const Profile& profile, const Options& o, Run& run) {
   const auto start = std::chrono::steady_clock::now();
   run.plan = run.candidate.algorithm->make(run.candidate.request);
+  if (o.along_links && run.candidate.request.hierarchy.level.empty() &&
+      run.plan->shape().ranks == topology.ranks()) {
+    const Result<PlanPtr> along = make_on_orders(*run.candidate.algorithm, run.candidate.request,
+                                                 both_ways(ring_orders(topology).rings));
+    // Algorithms that another order would tear apart stay as they are, but when asked for by name.
+    if (!along && o.algorithm != "auto") return along.status();
+    if (along) run.plan = *along;
+  }
   run.steps = count_steps(*run.plan);
   if (run.steps > o.max_steps) return {};
   Result<SimReport> report = simulate(*run.plan, topology, profile, o.sim);
@@ -312,9 +326,13 @@ int run(Options& o) {
   if (!o.paper.empty()) return print_paper(o.paper, o.json);
   if (o.cluster.empty()) return fail("--cluster is required (or --paper)");
   if (const Status s = understand(o); !s.ok()) return fail(s.message());
-  const Result<Topology> topology = make_cluster(o.cluster);
-  if (!topology) return fail(topology.status().message());
-  const Result<Profile> profile = read_profile(o.profile_file);
+  const Result<Cluster> cluster = load_cluster(o.cluster);
+  if (!cluster) return fail(cluster.status().message());
+  const Topology* topology = &cluster->topology;
+  // A recorded machine comes with its prices.
+  const Result<Profile> profile = cluster->recorded && o.profile_file.empty()
+                                      ? parse_profile(cluster->recorded->profile)
+                                      : read_profile(o.profile_file);
   if (!profile) return fail(profile.status().message());
   if (o.request.ranks == 0) o.request.ranks = topology->ranks();
   if (o.request.ranks > topology->ranks())
