@@ -1,5 +1,6 @@
 // Groups: one thread drives many communicators, and nothing waits for itself.
 #include <numeric>
+#include <vector>
 
 #include "tests/nccl/world.h"
 
@@ -167,19 +168,20 @@ TEST(Group, SimulatedGroupsDoNotRun) {
   EXPECT_LT(small, 1e5f);
   EXPECT_EQ(ncclGroupEnd(), ncclInvalidUsage) << "the group is still open";
 
-  // More bytes, more calls: more time. Nothing is read or written, so the sizes may be anything.
-  const size_t count = size_t{1} << 26;
+  // More bytes, more calls: more time.
+  const size_t count = size_t{1} << 20;
+  std::vector<int> in(count, 1), out(count, 0);
   EXPECT_NCCL(ncclGroupStart());
-  EXPECT_NCCL(ncclAllReduce(&x, &y, count, ncclInt, ncclSum, world[0], nullptr));
+  EXPECT_NCCL(ncclAllReduce(in.data(), out.data(), count, ncclInt, ncclSum, world[0], nullptr));
   EXPECT_NCCL(ncclGroupSimulateEnd(&info));
   const float large = info.estimatedTime;
   EXPECT_GT(large, 10 * small);
   EXPECT_NCCL(ncclGroupStart());
-  EXPECT_NCCL(ncclAllReduce(&x, &y, count, ncclInt, ncclSum, world[0], nullptr));
-  EXPECT_NCCL(ncclSend(&x, count, ncclInt, 1, world[0], nullptr));
+  EXPECT_NCCL(ncclAllReduce(in.data(), out.data(), count, ncclInt, ncclSum, world[0], nullptr));
+  EXPECT_NCCL(ncclSend(in.data(), count, ncclInt, 1, world[0], nullptr));
   EXPECT_NCCL(ncclGroupSimulateEnd(&info));
   EXPECT_GT(info.estimatedTime, large);
-  EXPECT_EQ(y, 0);
+  EXPECT_EQ(out[0], 0);
 }
 
 TEST(Group, DestroyingInAGroupComesLast) {
