@@ -22,6 +22,7 @@ enum class Code : unsigned char {
   remote_error,      // a peer failed, left or spoke garbage
   timeout,           // a deadline that the caller set has passed
   aborted,           // abort() was called on the communicator
+  device_error,      // the CUDA driver is missing, too old, or said no
   internal_error,    // a bug of tutti
 };
 

@@ -16,6 +16,9 @@ namespace tutti::cuda {
 
 enum class Family : uint8_t { sum, prod, extremum };
 inline constexpr int k_families = 3;
+constexpr const char* name(Family family) {
+  return family == Family::sum ? "sum" : family == Family::prod ? "prod" : "extremum";
+}
 TUTTI_HD constexpr Family family_of(ReduceOp op) {
   if (op == ReduceOp::prod) return Family::prod;
   return op == ReduceOp::min || op == ReduceOp::max ? Family::extremum : Family::sum;

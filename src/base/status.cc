@@ -13,6 +13,7 @@ const char* name(Code code) {
     case Code::remote_error: return "remote_error";
     case Code::timeout: return "timeout";
     case Code::aborted: return "aborted";
+    case Code::device_error: return "device_error";
     case Code::internal_error: return "internal_error";
   }
   return "unknown";

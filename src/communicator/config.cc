@@ -29,6 +29,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES", "TUTTI_REPORT_VERSION",
     "TUTTI_NCCL_FALLBACK", "TUTTI_NCCL_REAL",
     "TUTTI_PROFILE",    "TUTTI_FEEDBACK",
+    "TUTTI_MULTI_RANK_GPU", "TUTTI_GPU_BLOCKS", "TUTTI_GPU_COPY_ENGINE_BYTES",
 };
 
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};
@@ -191,6 +192,19 @@ void read_nccl_switches(Reader* reader, const Variables& variables, Config* conf
     config->tune = tune_from_nccl_algo(*algorithms);
 }
 
+// What collectives may take of a GPU. TUTTI_* names win over NCCL's.
+void read_gpu(Reader* reader, Config* config) {
+  reader->flag("NCCL_MULTI_RANK_GPU_ENABLE", &config->multi_rank_gpu);
+  reader->flag("TUTTI_MULTI_RANK_GPU", &config->multi_rank_gpu);
+  reader->number<uint32_t>("NCCL_MAX_CTAS", 1, 1024, &config->gpu_blocks);
+  reader->number<uint32_t>("TUTTI_GPU_BLOCKS", 0, 1024, &config->gpu_blocks);
+  uint32_t policy = 0;  // 2: no multiprocessors where it can be avoided
+  reader->number<uint32_t>("NCCL_CTA_POLICY", 0, 2, &policy);
+  if (policy == 2) config->gpu_copy_engine_bytes = 0;
+  reader->number<size_t>("TUTTI_GPU_COPY_ENGINE_BYTES", 0, size_t{1} << 40,
+                         &config->gpu_copy_engine_bytes);
+}
+
 // Lines of NAME=VALUE; "#" begins a comment. What is set already stays.
 void add_nccl_file(const std::string& path, Variables* variables) {
   auto trimmed = [](const std::string& text) {
@@ -265,6 +279,7 @@ Result<Config> config_from(const Variables& variables) {
   reader.number<uint32_t>("TUTTI_SPIN", 0, 1u << 30, &config.spin);
   reader.text({"TUTTI_FAULT"}, &config.fault);
   read_nccl_switches(&reader, variables, &config);
+  read_gpu(&reader, &config);
   read_debug(&reader, &config);
   reader.text({"TUTTI_DEBUG_FILE", "NCCL_DEBUG_FILE"}, &config.debug_file);
   if (!reader.status().ok()) return reader.status();

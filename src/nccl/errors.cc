@@ -64,6 +64,8 @@ ncclResult_t result_of(Code code) {
     case Code::invalid_usage:
     case Code::unsupported:
       return ncclInvalidUsage;
+    case Code::device_error:
+      return ncclUnhandledCudaError;
     case Code::system_error:
       return ncclSystemError;
     case Code::remote_error:

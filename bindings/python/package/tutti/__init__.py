@@ -29,6 +29,7 @@ from tutti._core import (
 from tutti._core import version as _version
 from tutti._errors import (
     AbortedError,
+    DeviceError,
     InternalError,
     InvalidArgumentError,
     InvalidUsageError,
@@ -74,6 +75,7 @@ _atexit.register(close_all_resources)
 __all__ = [
     "AVG",
     "AbortedError",
+    "DeviceError",
     "Buffer",
     "Communicator",
     "Config",

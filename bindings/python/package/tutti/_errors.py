@@ -71,6 +71,12 @@ class AbortedError(TuttiError, RuntimeError):
     code = "aborted"
 
 
+class DeviceError(TuttiError, RuntimeError):
+    """The CUDA driver is missing, too old, or said no."""
+
+    code = "device_error"
+
+
 class InternalError(TuttiError, RuntimeError):
     """A bug of tutti."""
 
@@ -87,6 +93,7 @@ _BY_CODE: dict[str, type[TuttiError]] = {
         RemoteError,
         OperationTimeoutError,
         AbortedError,
+        DeviceError,
         InternalError,
     )
 }

@@ -1,0 +1,331 @@
+#include "src/cuda/build.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+namespace tutti::cuda {
+namespace {
+
+// Chunks that go through slots at least fill a few cache lines per worker.
+constexpr uint64_t k_least_chunk = 64;
+// What one chunk of a message needs in a slot: a worker's share is rounded up to a cache line.
+constexpr uint32_t k_least_slot = 128;
+
+// One lane, before addresses are known.
+struct LaneDraft {
+  std::vector<DeviceAction> actions;
+  std::vector<Operand> operands;
+  std::vector<Link> out, in;
+};
+
+class LaneBuilder {
+ public:
+  LaneBuilder(const BuildRequest& request, Lane lane)
+      : request_(request), plan_(*request.plan), lane_(lane), program_(plan_, request.rank, lane) {}
+
+  Result<LaneDraft> build() {
+    for (uint32_t at = 0; at < program_.steps();) {
+      const tutti::Action action = program_.action(at);
+      TUTTI_RETURN_IF_ERROR(add(action));
+      at += action.steps;
+    }
+    if (std::max(draft_.out.size(), draft_.in.size()) > k_max_links)
+      return refuse(fmt::format("more than {} peers per lane", k_max_links));
+    return std::move(draft_);
+  }
+
+ private:
+  using Verb = DeviceAction::Verb;
+  using Kind = tutti::Action::Kind;
+
+  Status refuse(std::string why) const {
+    return Status(Code::unsupported,
+                  fmt::format("plan {} cannot run on a device: {}", plan_.algorithm(), why));
+  }
+
+  Status add(const tutti::Action& action) {
+    switch (action.kind) {
+      case Kind::send:
+        return add_sends(action);
+      case Kind::recv:
+        if (action.step.count == 0) return add_token(Verb::recv_token, link_in(action.step.peer));
+        open(Verb::recv, action.step);
+        add_message(action.step.peer);
+        return close();
+      case Kind::pass:
+        return add_pass(action);
+      case Kind::copy:
+        open(Verb::copy, action.step);
+        return close();
+      case Kind::signal:
+        return add_token(Verb::send_token, signal(lane_, action.step.peer, true));
+      case Kind::wait:
+        return add_token(Verb::recv_token, signal(action.step.peer, lane_, false));
+    }
+    return {};
+  }
+
+  // A reader may come only once in an action: its message numbers are counted one at a time.
+  Status add_sends(const tutti::Action& action) {
+    const Verb verb = action.step.count == 0 ? Verb::send_token : Verb::send;
+    open(verb, action.step);
+    for (uint32_t i = 0; i < action.steps; ++i) {
+      const uint32_t link = link_out(program_.step(action.first + i).peer);
+      const auto begin = draft_.operands.begin() + draft_.actions.back().first_operand;
+      const bool again = std::any_of(begin, draft_.operands.end(),
+                                     [&](const Operand& o) { return o.link == link; });
+      if (again) {
+        TUTTI_RETURN_IF_ERROR(close());
+        open(verb, action.step);
+      }
+      draft_.operands.push_back({link, Buffer::input, 0});
+    }
+    return close();
+  }
+
+  Status add_pass(const tutti::Action& action) {
+    const Step& first = action.step;
+    open(Verb::pass, first);
+    draft_.actions.back().last = action.last;
+    if (first.op == Op::reduce) {
+      draft_.operands.push_back({k_local, first.dst_buffer, first.dst});
+    } else {
+      draft_.operands.push_back({k_local, first.src_buffer, first.src});
+    }
+    for (uint32_t i = 0; i < action.steps; ++i) {
+      const Step s = program_.step(action.first + i);
+      if (s.op == Op::reduce) {
+        draft_.operands.push_back({k_local, s.src_buffer, s.src});
+      } else {
+        const auto begin = draft_.operands.begin() + draft_.actions.back().first_operand;
+        const uint32_t link = link_in(s.peer);
+        if (std::any_of(begin, draft_.operands.end(),
+                        [&](const Operand& o) { return o.link == link; }))
+          return refuse("a pass hears a peer twice");
+        add_message(s.peer);
+      }
+    }
+    return close();
+  }
+
+  Status add_token(Verb verb, uint32_t link) {
+    open(verb, {});
+    draft_.operands.push_back({link, Buffer::input, 0});
+    return close();
+  }
+
+  void open(Verb verb, const Step& step) {
+    DeviceAction a;
+    a.verb = verb;
+    a.dst_buffer = step.dst_buffer;
+    a.src_buffer = step.src_buffer;
+    a.count = step.count;
+    a.dst = step.dst;
+    a.src = step.src;
+    a.first_operand = static_cast<uint32_t>(draft_.operands.size());
+    draft_.actions.push_back(a);
+  }
+  Status close() {
+    DeviceAction& a = draft_.actions.back();
+    a.operands = static_cast<uint32_t>(draft_.operands.size()) - a.first_operand;
+    if (a.operands > k_max_links)
+      return refuse(fmt::format("a step with more than {} operands", k_max_links));
+    return {};
+  }
+
+  // The next message of a peer, and where the peer has it.
+  void add_message(Rank peer) {
+    const uint32_t link = link_in(peer);
+    const Step sent = next_send_of(peer);
+    draft_.operands.push_back({link, sent.src_buffer, sent.src});
+  }
+
+  // The k-th send of a peer's lane to this rank meets the k-th receive here.
+  Step next_send_of(Rank peer) {
+    auto [found, fresh] = sends_.try_emplace(peer);
+    Sends& sends = found->second;
+    if (fresh)
+      for (uint32_t i = 0; i < plan_.steps(peer, lane_); ++i)
+        if (const Step s = plan_.step_at(peer, lane_, i);
+            s.op == Op::send && s.count > 0 && s.peer == request_.rank)
+          sends.steps.push_back(s);
+    return sends.next < sends.steps.size() ? sends.steps[sends.next++] : Step{};
+  }
+
+  // --- links, made when first used
+
+  uint32_t link_out(Rank peer) {
+    return find(out_, {peer, 0}, draft_.out, [&] {
+      const WindowShape& w = request_.window;
+      std::byte* mine = request_.windows[request_.rank];
+      std::byte* theirs = request_.windows[peer];
+      Link link;
+      link.inbox = at<Inbox>(theirs, w.inbox(request_.rank, lane_));
+      link.ack = at<Ack>(mine, w.ack(peer, lane_));
+      link.packets = theirs + w.packets(request_.rank, lane_);
+      link.slots = theirs + w.slots(request_.rank, lane_);
+      link.counters = at<Counters>(mine, w.counters_out(peer, lane_));
+      link.peer = peer;
+      return link;
+    });
+  }
+  uint32_t link_in(Rank peer) {
+    return find(in_, {peer, 0}, draft_.in, [&] {
+      const WindowShape& w = request_.window;
+      std::byte* mine = request_.windows[request_.rank];
+      std::byte* theirs = request_.windows[peer];
+      Link link;
+      link.inbox = at<Inbox>(mine, w.inbox(peer, lane_));
+      link.ack = at<Ack>(theirs, w.ack(request_.rank, lane_));
+      link.packets = mine + w.packets(peer, lane_);
+      link.slots = mine + w.slots(peer, lane_);
+      link.counters = at<Counters>(mine, w.counters_in(peer, lane_));
+      link.peer = peer;
+      return link;
+    });
+  }
+  uint32_t signal(Lane from, Lane to, bool out) {
+    return find(out ? out_ : in_, {out ? to : from, 1}, out ? draft_.out : draft_.in, [&] {
+      const WindowShape& w = request_.window;
+      std::byte* mine = request_.windows[request_.rank];
+      Link link;
+      link.inbox = at<Inbox>(mine, w.signal(from, to));
+      link.counters = at<Counters>(mine, w.counters_signal(from, to, out));
+      link.peer = request_.rank;
+      return link;
+    });
+  }
+  template <class T>
+  static T* at(std::byte* window, uint64_t offset) {
+    return reinterpret_cast<T*>(window + offset);
+  }
+  using Key = std::pair<uint32_t, uint32_t>;  // peer or lane; 1: a lane
+  template <class Make>
+  uint32_t find(std::map<Key, uint32_t>& known, Key key, std::vector<Link>& links, Make&& make) {
+    auto [entry, fresh] = known.try_emplace(key, static_cast<uint32_t>(links.size()));
+    if (fresh) links.push_back(make());
+    return entry->second;
+  }
+
+  struct Sends {
+    std::vector<Step> steps;
+    size_t next = 0;
+  };
+
+  const BuildRequest& request_;
+  const Plan& plan_;
+  Lane lane_;
+  LaneProgram program_;
+  LaneDraft draft_;
+  std::map<Key, uint32_t> out_, in_;
+  std::map<Rank, Sends> sends_;
+};
+
+Status check(const BuildRequest& r) {
+  const Shape& shape = r.plan->shape();
+  const auto refuse = [&](std::string why) {
+    return Status(Code::unsupported,
+                  fmt::format("plan {} cannot run on a device: {}", r.plan->algorithm(), why));
+  };
+  if (shape.lanes > r.window.lanes)
+    return refuse(fmt::format("{} lanes, windows have {}", shape.lanes, r.window.lanes));
+  if (r.workers == 0 || r.workers > r.window.workers)
+    return refuse(fmt::format("{} workers, windows have {}", r.workers, r.window.workers));
+  if (r.wire != Wire::direct && shape.credits > r.window.depth)
+    return refuse(fmt::format("{} messages in flight per link, windows have {}", shape.credits,
+                              r.window.depth));
+  const uint32_t slot = r.wire == Wire::packets ? r.window.packet_bytes : r.window.slot_bytes;
+  if (r.wire != Wire::direct && slot > 0 && slot / shape.longest < k_least_slot)
+    return refuse(fmt::format("messages of {} chunks, slots of {} bytes", shape.longest, slot));
+  if (r.wire == Wire::packets && slot == 0) return refuse("windows have no slots for packets");
+  if (r.wire == Wire::slots && r.window.slot_bytes == 0) return refuse("windows have no slots");
+  return {};
+}
+
+// Puts arrays behind each other, 16-byte aligned, and tells where they will be.
+class Packer {
+ public:
+  explicit Packer(uint64_t base) : base_(base) {}
+  template <class T>
+  const T* put(const std::vector<T>& items) {
+    const uint64_t at = reserve(items.size() * sizeof(T));
+    if (!items.empty()) std::memcpy(bytes_.data() + at, items.data(), items.size() * sizeof(T));
+    return reinterpret_cast<const T*>(base_ + at);
+  }
+  uint64_t size() const { return bytes_.size(); }
+  std::vector<std::byte> take() { return std::move(bytes_); }
+
+ private:
+  uint64_t reserve(uint64_t bytes) {
+    const uint64_t at = (bytes_.size() + 15) / 16 * 16;
+    bytes_.resize(at + bytes);
+    return at;
+  }
+  uint64_t base_;
+  std::vector<std::byte> bytes_;
+};
+
+}  // namespace
+
+Layout device_layout(const Plan& plan, uint64_t count, DType dtype, Wire wire,
+                     const WindowShape& window, uint32_t workers) {
+  const Shape& shape = plan.shape();
+  uint64_t most = 0;  // of a chunk in one round; 0: everything
+  if (wire == Wire::direct) {
+    // Scratch of several generations must not grow with the call.
+    if (shape.scratch > shape.chunks) most = uint64_t{4} << 20;
+  } else {
+    const uint64_t slot = wire == Wire::packets ? window.packet_bytes : window.slot_bytes;
+    // A worker's share of a chunk is rounded up to a cache line.
+    most = std::max<uint64_t>(k_least_chunk, (slot / shape.longest - 64) * workers);
+  }
+  return Layout(shape, count, size_of(dtype), most, k_least_chunk);
+}
+
+Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
+  TUTTI_RETURN_IF_ERROR(check(request));
+  Packer packer(base);
+  std::vector<DeviceLane> lanes;
+  for (Lane l = 0; l < request.plan->shape().lanes; ++l) {
+    Result<LaneDraft> draft = LaneBuilder(request, l).build();
+    if (!draft) return draft.status();
+    DeviceLane lane;
+    lane.actions = packer.put(draft->actions);
+    lane.operands = packer.put(draft->operands);
+    lane.out = packer.put(draft->out);
+    lane.in = packer.put(draft->in);
+    lane.action_count = static_cast<uint32_t>(draft->actions.size());
+    lane.out_count = static_cast<uint32_t>(draft->out.size());
+    lane.in_count = static_cast<uint32_t>(draft->in.size());
+    lanes.push_back(lane);
+  }
+  DeviceProgram program;
+  program.layout = device_layout(*request.plan, request.count, request.dtype, request.wire,
+                                 request.window, request.workers);
+  program.share = share_of(program.layout.scratch_bytes(1), request.workers);
+  program.wire = request.wire;
+  program.lanes = request.plan->shape().lanes;
+  program.workers = request.workers;
+  program.depth = request.window.depth;
+  program.slot_bytes =
+      request.wire == Wire::packets ? request.window.packet_bytes : request.window.slot_bytes;
+  program.lane = packer.put(lanes);
+  program.scratch = request.scratch;
+  program.control = request.control;
+  ProgramImage image;
+  const auto* place = packer.put(std::vector<DeviceProgram>{program});
+  image.program = reinterpret_cast<uint64_t>(place) - base;
+  image.bytes = packer.take();
+  return image;
+}
+
+Result<uint64_t> program_bytes(const BuildRequest& request) {
+  Result<ProgramImage> image = build_program(request, 0);
+  if (!image) return image.status();
+  return uint64_t{image->bytes.size()};
+}
+
+}  // namespace tutti::cuda

@@ -1,0 +1,414 @@
+// The interpreter of device programs: what one worker of one lane does, on a device or, in tests,
+// as threads on the host. All that touches flags goes through Memory, all that synchronises threads
+// through Block:
+//
+//   Memory::acquire(p), release(p, v)     64-bit flags, system scope
+//   Memory::load(p), store(p, v)          64-bit words, relaxed: packets and the abort flag
+//   Memory::pause()                       in a loop that polls
+//   Block: thread(), threads(), sync(), any(bool): a barrier that also tells whether someone said
+//   true
+//
+// Every rule of order is here: data is written, the block syncs, one thread releases a flag; a flag
+// is acquired, the block syncs, data is read.
+#pragma once
+
+#include "kernels/cuda/reduce.h"
+#include "src/cuda/program.h"
+
+namespace tutti::cuda {
+
+// What the threads of a block share.
+struct BlockState {
+  Counters out[k_max_links];
+  Counters in[k_max_links];
+  const std::byte* sources[k_max_links];
+  std::byte* pointers[k_max_links];  // slots that a message goes to or comes from
+  uint32_t numbers[k_max_links];     // of those messages, as packets carry them
+};
+
+template <DType kType, Family kFamily, class Memory, class Block>
+class Worker {
+ public:
+  TUTTI_HD Worker(const DeviceCall& call, Operator op, uint32_t lane, uint32_t worker,
+                  BlockState& state, Block block)
+      : call_(call),
+        program_(*call.program),
+        lane_(program_.lane[lane]),
+        op_(op),
+        worker_(worker),
+        state_(state),
+        block_(block) {}
+
+  TUTTI_HD void run() {
+    if (lane_.action_count == 0) return;
+    enter();
+    bool alive = true;
+    for (round_ = 0; alive && round_ < program_.layout.rounds(); ++round_)
+      for (uint32_t i = 0; alive && i < lane_.action_count; ++i) alive = step(lane_.actions[i]);
+    leave(alive);
+  }
+
+ private:
+  using A = Arithmetic<kType, kFamily>;
+  using Element = typename A::Element;
+  using Verb = DeviceAction::Verb;
+
+  // --- beginning and end of a call
+
+  TUTTI_HD void enter() {
+    each(lane_.out_count, [&](uint32_t i) {
+      state_.out[i] = lane_.out[i].counters[worker_];
+      if (program_.wire != Wire::direct || lane_.out[i].ack == nullptr) return;
+      // Published with the first flag that is released.
+      Inbox& inbox = lane_.out[i].inbox[worker_];
+      inbox.buffers = call_.buffers;
+      inbox.buffers.base[static_cast<int>(Buffer::scratch)] = program_.scratch;
+      inbox.signature = call_.signature;
+    });
+    each(lane_.in_count, [&](uint32_t i) { state_.in[i] = lane_.in[i].counters[worker_]; });
+    block_.sync();
+  }
+
+  // A rank completes only when what its peers read of it has been read.
+  TUTTI_HD void leave(bool alive) {
+    block_.sync();
+    if (alive && program_.wire == Wire::direct)
+      each(lane_.out_count, [&](uint32_t i) {
+        if (lane_.out[i].ack != nullptr)
+          static_cast<void>(await(&lane_.out[i].ack[worker_].tail, state_.out[i].messages));
+      });
+    each(lane_.out_count, [&](uint32_t i) { lane_.out[i].counters[worker_] = state_.out[i]; });
+    each(lane_.in_count, [&](uint32_t i) { lane_.in[i].counters[worker_] = state_.in[i]; });
+  }
+
+  // --- actions; false: aborted
+
+  TUTTI_HD bool step(const DeviceAction& a) {
+    switch (a.verb) {
+      case Verb::send:
+        return bytes(a.src_buffer, a.src, a.count) == 0 || send(a);
+      case Verb::recv:
+        return bytes(a.dst_buffer, a.dst, a.count) == 0 || receive(a);
+      case Verb::pass:
+        return bytes(a.dst_buffer, a.dst, a.count) == 0 || pass(a);
+      case Verb::copy:
+        return copy_chunks(a);
+      case Verb::send_token:
+        return send_token(a);
+      case Verb::recv_token:
+        return recv_token(a);
+    }
+    return false;
+  }
+
+  TUTTI_HD bool send(const DeviceAction& a) {
+    if (program_.wire == Wire::direct) {  // what was written before has been synced
+      each(a.operands, [&](uint32_t i) {
+        const uint32_t link = operand(a, i).link;
+        Memory::release(&lane_.out[link].inbox[worker_].head, ++state_.out[link].messages);
+      });
+      block_.sync();
+      return true;
+    }
+    if (!claim_slots(a)) return false;
+    if (program_.wire == Wire::packets) {
+      send_packets(a);
+    } else {
+      fill_slots(a);
+      block_.sync();
+      each(a.operands, [&](uint32_t i) {
+        const uint32_t link = operand(a, i).link;
+        Memory::release(&lane_.out[link].inbox[worker_].head, state_.out[link].messages);
+      });
+    }
+    block_.sync();
+    return true;
+  }
+
+  // state_.pointers, numbers: where the next message of each reader goes, once there is room.
+  TUTTI_HD bool claim_slots(const DeviceAction& a) {
+    bool alive = true;
+    each(a.operands, [&](uint32_t i) {
+      const uint32_t link = operand(a, i).link;
+      const uint64_t number = ++state_.out[link].messages;
+      if (number > program_.depth)
+        alive = await(&lane_.out[link].ack[worker_].tail, number - program_.depth) && alive;
+      state_.pointers[i] = slot(lane_.out[link], number);
+      state_.numbers[i] = static_cast<uint32_t>(number);
+    });
+    return !block_.any(!alive);
+  }
+
+  TUTTI_HD void send_packets(const DeviceAction& a) {
+    uint64_t at = 0;  // units of the message so far
+    for (uint32_t c = 0; c < a.count; ++c) {
+      const Slice s = slice(a.src_buffer, a.src + c);
+      const std::byte* from = base(a.src_buffer) + s.offset;
+      const uint64_t units = units_of(s.bytes);
+      for (uint64_t u = block_.thread(); u < units; u += block_.threads()) {
+        const Words<k_unit> data = load_unit(from, s.bytes, u);
+        for (uint32_t i = 0; i < a.operands; ++i) {
+          auto* packet = reinterpret_cast<uint64_t*>(state_.pointers[i]) + 2 * (at + u);
+          const uint64_t flag = uint64_t{state_.numbers[i]} << 32;
+          Memory::store(packet, flag | data.w[0]);
+          Memory::store(packet + 1, flag | data.w[1]);
+        }
+      }
+      at += units;
+    }
+  }
+
+  TUTTI_HD void fill_slots(const DeviceAction& a) {
+    uint64_t at = 0;
+    for (uint32_t c = 0; c < a.count; ++c) {
+      const Slice s = slice(a.src_buffer, a.src + c);
+      const std::byte* from = base(a.src_buffer) + s.offset;
+      for (uint32_t i = 0; i < a.operands; ++i) {
+        std::byte* to = state_.pointers[i] + at;
+        copy(team(), {&from, 1, &to, 1, s.bytes});
+      }
+      at += s.bytes;
+    }
+  }
+
+  TUTTI_HD bool receive(const DeviceAction& a) {
+    if (!await_messages(a)) return false;
+    bool alive = true;
+    uint64_t at = 0;  // bytes (slots) or units (packets) of the message so far
+    const Operand o = operand(a, 0);
+    for (uint32_t c = 0; c < a.count; ++c) {
+      const Slice s = slice(a.dst_buffer, a.dst + c);
+      std::byte* to = base(a.dst_buffer) + s.offset;
+      if (program_.wire == Wire::packets) {
+        for (uint64_t u = block_.thread(); u < units_of(s.bytes) && alive; u += block_.threads()) {
+          Words<k_unit> data;
+          alive = take_unit(0, at + u, data);
+          if (alive) store_unit(to, s.bytes, u, data);
+        }
+        at += units_of(s.bytes);
+      } else {
+        const std::byte* from = program_.wire == Wire::slots
+                                    ? state_.pointers[0] + at
+                                    : peer_base(o) + slice(o.buffer, o.chunk + c).offset;
+        copy(team(), {&from, 1, &to, 1, s.bytes});
+        at += s.bytes;
+      }
+    }
+    return consumed(a, alive);
+  }
+
+  TUTTI_HD bool pass(const DeviceAction& a) {
+    if (!await_messages(a)) return false;
+    const Operator op{a.last ? op_.divisor : 0, op_.max};
+    bool alive = true;
+    uint64_t at = 0;
+    for (uint32_t c = 0; c < a.count; ++c) {
+      const Slice s = slice(a.dst_buffer, a.dst + c);
+      std::byte* to = base(a.dst_buffer) + s.offset;
+      each(a.operands, [&](uint32_t i) { state_.sources[i] = source(operand(a, i), i, c, at); });
+      block_.sync();
+      if (program_.wire == Wire::packets) {
+        alive = reduce_packets(a, op, s, to, at) && alive;
+        at += units_of(s.bytes);
+      } else {
+        reduce<kType, kFamily>(team(), op, {state_.sources, a.operands, &to, 1, s.bytes});
+        at += s.bytes;
+      }
+      if (c + 1 < a.count) block_.sync();  // sources are about to change
+    }
+    return consumed(a, alive);
+  }
+
+  TUTTI_HD const std::byte* source(const Operand& o, uint32_t i, uint32_t c, uint64_t at) const {
+    if (o.link == k_local) return base(o.buffer) + slice(o.buffer, o.chunk + c).offset;
+    if (program_.wire == Wire::packets) return nullptr;
+    if (program_.wire == Wire::slots) return state_.pointers[i] + at;
+    return peer_base(o) + slice(o.buffer, o.chunk + c).offset;
+  }
+
+  TUTTI_HD bool reduce_packets(const DeviceAction& a, Operator op, const Slice& s, std::byte* to,
+                               uint64_t at) {
+    const A arithmetic(op);
+    constexpr uint32_t k_each = k_unit / sizeof(Element);
+    for (uint64_t u = block_.thread(); u < units_of(s.bytes); u += block_.threads()) {
+      Words<k_unit> data;
+      if (!operand_unit(0, s, at, u, data)) return false;
+      typename A::Wide acc[k_each];
+      TUTTI_HD_UNROLL(8)
+      for (uint32_t e = 0; e < k_each; ++e) acc[e] = arithmetic.load(data.template get<Element>(e));
+      for (uint32_t i = 1; i < a.operands; ++i) {
+        if (!operand_unit(i, s, at, u, data)) return false;
+        TUTTI_HD_UNROLL(8)
+        for (uint32_t e = 0; e < k_each; ++e)
+          acc[e] = arithmetic.combine(acc[e], arithmetic.load(data.template get<Element>(e)));
+      }
+      Words<k_unit> result{};
+      TUTTI_HD_UNROLL(8)
+      for (uint32_t e = 0; e < k_each; ++e) result.put(e, arithmetic.finish(acc[e]));
+      store_unit(to, s.bytes, u, result);
+    }
+    return true;
+  }
+
+  // Unit u of operand i: local memory, or a message as it arrives.
+  TUTTI_HD bool operand_unit(uint32_t i, const Slice& s, uint64_t at, uint64_t u,
+                             Words<k_unit>& data) const {
+    if (state_.sources[i] == nullptr) return take_unit(i, at + u, data);
+    data = load_unit(state_.sources[i], s.bytes, u);
+    return true;
+  }
+
+  TUTTI_HD bool copy_chunks(const DeviceAction& a) {
+    for (uint32_t c = 0; c < a.count; ++c) {
+      const Slice s = slice(a.dst_buffer, a.dst + c);
+      const std::byte* from = base(a.src_buffer) + slice(a.src_buffer, a.src + c).offset;
+      std::byte* to = base(a.dst_buffer) + s.offset;
+      if (s.bytes > 0) copy(team(), {&from, 1, &to, 1, s.bytes});
+    }
+    block_.sync();
+    return true;
+  }
+
+  TUTTI_HD bool send_token(const DeviceAction& a) {
+    each(a.operands, [&](uint32_t i) {
+      const uint32_t link = operand(a, i).link;
+      Memory::release(&lane_.out[link].inbox[worker_].tokens, ++state_.out[link].tokens);
+    });
+    block_.sync();
+    return true;
+  }
+
+  TUTTI_HD bool recv_token(const DeviceAction& a) {
+    bool alive = true;
+    each(a.operands, [&](uint32_t i) {
+      const uint32_t link = operand(a, i).link;
+      alive = await(&lane_.in[link].inbox[worker_].tokens, ++state_.in[link].tokens) && alive;
+    });
+    return !block_.any(!alive);
+  }
+
+  // --- messages
+
+  // Waits for every message of the action; packets are waited for one by one as they are read.
+  TUTTI_HD bool await_messages(const DeviceAction& a) {
+    bool alive = true;
+    each(a.operands, [&](uint32_t i) {
+      const uint32_t link = operand(a, i).link;
+      if (link == k_local) return;
+      const uint64_t number = ++state_.in[link].messages;
+      state_.numbers[i] = static_cast<uint32_t>(number);
+      state_.pointers[i] = slot(lane_.in[link], number);
+      if (program_.wire == Wire::packets) return;
+      alive = await(&lane_.in[link].inbox[worker_].head, number) && alive;
+      if (alive && program_.wire == Wire::direct) alive = same_call(lane_.in[link]);
+    });
+    return !block_.any(!alive);
+  }
+
+  // What all threads have read is given back.
+  TUTTI_HD bool consumed(const DeviceAction& a, bool alive) {
+    if (block_.any(!alive)) return false;
+    each(a.operands, [&](uint32_t i) {
+      const uint32_t link = operand(a, i).link;
+      if (link != k_local)
+        Memory::release(&lane_.in[link].ack[worker_].tail, state_.in[link].messages);
+    });
+    block_.sync();  // another thread may count the link's next message
+    return true;
+  }
+
+  TUTTI_HD bool same_call(const Link& link) {
+    const uint64_t theirs = link.inbox[worker_].signature;
+    if (theirs == call_.signature) return true;
+    Memory::store(&program_.control->their_signature, theirs);
+    Memory::store(&program_.control->mismatch, uint64_t{link.peer} + 1);
+    Memory::store(&program_.control->abort, 1);
+    return false;
+  }
+
+  TUTTI_HD bool await(const uint64_t* flag, uint64_t number) const {
+    for (uint32_t turn = 1;; ++turn) {
+      if (Memory::acquire(flag) >= number) return true;
+      if (turn % 32 == 0 && Memory::load(&program_.control->abort) != 0) return false;
+      Memory::pause();
+    }
+  }
+
+  TUTTI_HD bool take_unit(uint32_t i, uint64_t unit, Words<k_unit>& data) const {
+    const auto* packet = reinterpret_cast<const uint64_t*>(state_.pointers[i]) + 2 * unit;
+    for (uint32_t turn = 1;; ++turn) {
+      const uint64_t low = Memory::load(packet), high = Memory::load(packet + 1);
+      data.w[0] = static_cast<uint32_t>(low);
+      data.w[1] = static_cast<uint32_t>(high);
+      const uint32_t number = state_.numbers[i];
+      if (static_cast<uint32_t>(low >> 32) == number && static_cast<uint32_t>(high >> 32) == number)
+        return true;
+      if (turn % 32 == 0 && Memory::load(&program_.control->abort) != 0) return false;
+      Memory::pause();
+    }
+  }
+
+  TUTTI_HD std::byte* slot(const Link& link, uint64_t number) const {
+    const uint64_t index = uint64_t{worker_} * program_.depth + number % program_.depth;
+    if (program_.wire == Wire::packets) return link.packets + index * 2 * program_.slot_bytes;
+    return link.slots + index * program_.slot_bytes;
+  }
+
+  // --- places
+
+  // Unit u of a slice; past its end come zeros, which nobody stores.
+  TUTTI_HD static Words<k_unit> load_unit(const std::byte* p, uint64_t bytes, uint64_t u) {
+    p += u * k_unit;
+    const uint64_t left = bytes - u * k_unit;
+    if (left >= k_unit && reinterpret_cast<uintptr_t>(p) % k_unit == 0)
+      return load_words<k_unit>(p);
+    Words<k_unit> data{};
+    for (uint32_t e = 0; e < k_unit / sizeof(Element) && e * sizeof(Element) < left; ++e)
+      data.put(e, load_element<Element>(p + e * sizeof(Element)));
+    return data;
+  }
+  TUTTI_HD static void store_unit(std::byte* p, uint64_t bytes, uint64_t u,
+                                  const Words<k_unit>& data) {
+    p += u * k_unit;
+    const uint64_t left = bytes - u * k_unit;
+    if (left >= k_unit && reinterpret_cast<uintptr_t>(p) % k_unit == 0) return store_words(p, data);
+    for (uint32_t e = 0; e < k_unit / sizeof(Element) && e * sizeof(Element) < left; ++e)
+      store_element(p + e * sizeof(Element), data.template get<Element>(e));
+  }
+
+  TUTTI_HD std::byte* base(Buffer buffer) const {
+    return buffer == Buffer::scratch ? program_.scratch
+                                     : call_.buffers.base[static_cast<int>(buffer)];
+  }
+  TUTTI_HD const std::byte* peer_base(const Operand& o) const {
+    return lane_.in[o.link].inbox[worker_].buffers.base[static_cast<int>(o.buffer)];
+  }
+  TUTTI_HD Slice slice(Buffer buffer, uint32_t chunk) const {
+    return slice_of(program_.layout.chunk(buffer, chunk, round_), worker_, program_.share);
+  }
+  TUTTI_HD uint64_t bytes(Buffer buffer, uint32_t first, uint32_t count) const {
+    uint64_t total = 0;
+    for (uint32_t c = first; c < first + count; ++c) total += slice(buffer, c).bytes;
+    return total;
+  }
+  TUTTI_HD const Operand& operand(const DeviceAction& a, uint32_t i) const {
+    return lane_.operands[a.first_operand + i];
+  }
+  TUTTI_HD Team team() const { return {block_.thread(), block_.threads()}; }
+  // f(i) for i < n, shared out among the threads.
+  template <class F>
+  TUTTI_HD void each(uint32_t n, F&& f) const {
+    for (uint32_t i = block_.thread(); i < n; i += block_.threads()) f(i);
+  }
+
+  const DeviceCall& call_;
+  const DeviceProgram& program_;
+  const DeviceLane& lane_;
+  Operator op_;
+  uint32_t worker_;
+  uint32_t round_ = 0;
+  BlockState& state_;
+  mutable Block block_;
+};
+
+}  // namespace tutti::cuda

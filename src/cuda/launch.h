@@ -1,0 +1,19 @@
+// What host and kernels agree on: arguments, names and sizes of blocks.
+#pragma once
+
+#include "src/cuda/direct.h"
+
+namespace tutti::cuda {
+
+inline constexpr uint32_t k_block_threads = 512;
+inline constexpr uint32_t k_max_grid_ranks = 64;
+
+// A grid that runs device programs: rank after rank, lane after lane, worker after worker.
+struct PlanLaunch {
+  uint32_t lanes;
+  uint32_t workers;
+  Operator op;
+  DeviceCall calls[k_max_grid_ranks];
+};
+
+}  // namespace tutti::cuda

@@ -1,0 +1,142 @@
+// A device program: a bound plan of one rank as plain data that a kernel reads.
+//
+// A lane runs as W *workers* (blocks). Worker w owns 1/W of every chunk, and flags of its own
+// towards worker w of the same lane on other ranks: the workers are W independent runs of the plan
+// on disjoint parts of the data, so what verify() proves of the plan holds for each of them.
+//
+// Ranks talk through *windows*, memory of each rank that its peers can reach (same process, or CUDA
+// IPC). For every (peer, lane, worker) a window has an inbox, which the peer writes, and an ack,
+// which tells this rank how much the peer has consumed. Message numbers only grow and live in
+// device memory from call to call, so a captured graph can be replayed.
+//
+// Three wire protocols, one per call, the same on every rank:
+//   packets  small: 4 bytes of data and 4 bytes of flag in each 8-byte word; nothing else to wait
+//   for slots    the sender copies the message into the receiver's window, then raises the flag
+//   direct   the receiver reads the sender's buffer between the flag and its ack (pull)
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/arithmetic.h"
+#include "src/plan/layout.h"
+
+namespace tutti::cuda {
+
+inline constexpr uint32_t k_local = ~uint32_t{0};  // an operand in this rank's own memory
+// Operands of a pass, or readers of a publication; also links of a lane in one direction.
+inline constexpr uint32_t k_max_links = 64;
+
+enum class Wire : uint8_t { packets, slots, direct };
+
+// The buffers of one call; scratch belongs to the program.
+struct Buffers {
+  std::byte* base[k_buffers] = {};  // by Buffer
+};
+
+// Written by the sender's worker, read by the receiver's.
+struct alignas(128) Inbox {
+  uint64_t head;       // number of the latest message (slots, direct)
+  uint64_t tokens;     // tokens sent so far
+  Buffers buffers;     // of the sender's current call (direct)
+  uint64_t signature;  // of that call
+};
+struct alignas(128) Ack {
+  uint64_t tail;  // number of the latest message that the receiver has consumed
+};
+// What one end of a link remembers between calls; nobody else looks at it.
+struct Counters {
+  uint64_t messages;
+  uint64_t tokens;
+};
+
+// One direction of a connection as a lane's worker 0 sees it; worker w has the next ones.
+struct Link {
+  Inbox* inbox = nullptr;        // in the receiver's window
+  Ack* ack = nullptr;            // in the sender's window
+  std::byte* packets = nullptr;  // in the receiver's window: `depth` slots a worker
+  std::byte* slots = nullptr;    // likewise
+  Counters* counters = nullptr;  // of this end
+  uint32_t peer = 0;
+};
+
+struct Operand {
+  uint32_t link = k_local;
+  Buffer buffer = Buffer::input;  // of this rank; for a message, where the sender has it
+  uint32_t chunk = 0;
+};
+
+// A send to several readers, a pass, ...: what a worker does at once.
+struct DeviceAction {
+  enum class Verb : uint8_t { send, recv, pass, copy, send_token, recv_token };
+  Verb verb = Verb::copy;
+  bool last = false;  // avg divides
+  Buffer dst_buffer = Buffer::input;
+  Buffer src_buffer = Buffer::input;
+  uint32_t count = 0;  // chunks
+  uint32_t dst = 0;
+  uint32_t src = 0;
+  uint32_t first_operand = 0;  // send: links out; recv, pass: operands; tokens: links
+  uint32_t operands = 0;
+};
+
+struct DeviceLane {
+  const DeviceAction* actions = nullptr;
+  const Operand* operands = nullptr;
+  const Link* out = nullptr;
+  const Link* in = nullptr;
+  uint32_t action_count = 0;
+  uint32_t out_count = 0;
+  uint32_t in_count = 0;
+};
+
+// In memory that the host can write at any time.
+struct Control {
+  uint64_t abort = 0;     // not zero: every worker leaves as soon as it sees it
+  uint64_t mismatch = 0;  // 1 + the peer whose call differs
+  uint64_t their_signature = 0;
+};
+
+struct DeviceProgram {
+  Layout layout;
+  Wire wire = Wire::direct;
+  uint32_t lanes = 0;
+  uint32_t workers = 1;
+  uint32_t depth = 1;       // messages in flight per link (packets, slots)
+  uint32_t slot_bytes = 0;  // payload of a slot
+  uint64_t share = 0;       // bytes of a full chunk that fall to one worker
+  const DeviceLane* lane = nullptr;
+  std::byte* scratch = nullptr;
+  Control* control = nullptr;
+};
+
+// What a launch says of one rank's call.
+struct DeviceCall {
+  const DeviceProgram* program = nullptr;
+  Buffers buffers;
+  uint64_t signature = 0;
+};
+
+// Part `index` of an extent, in shares of `share` bytes. A worker's share is that of a full chunk
+// in every round: what it owns of a scratch chunk is the same bytes also where the last round is
+// shorter.
+struct Slice {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+TUTTI_HD inline Slice slice_of(const Extent& extent, uint32_t index, uint64_t share) {
+  const uint64_t begin = index * share < extent.bytes ? index * share : extent.bytes;
+  const uint64_t left = extent.bytes - begin;
+  return {extent.offset + begin, left < share ? left : share};
+}
+// Shares are whole cache lines: parts have no line in common where chunks have none.
+TUTTI_HD constexpr uint64_t share_of(uint64_t bytes, uint32_t parts) {
+  constexpr uint64_t k_line = 64;
+  return ((bytes + parts - 1) / parts + k_line - 1) / k_line * k_line;
+}
+
+// A message of packets holds whole units: 8 bytes of data in two packets.
+inline constexpr uint32_t k_unit = 8;
+TUTTI_HD constexpr uint64_t units_of(uint64_t bytes) { return (bytes + k_unit - 1) / k_unit; }
+
+}  // namespace tutti::cuda

@@ -1,0 +1,52 @@
+// The layout of a rank's window: where peers find inboxes, acks and slots. All ranks of a
+// communicator have windows of one shape, so that an address is a base and an offset.
+#pragma once
+
+#include "src/cuda/program.h"
+
+namespace tutti::cuda {
+
+struct WindowShape {
+  uint32_t ranks = 1;
+  uint32_t lanes = 4;         // the most that a program may have
+  uint32_t workers = 8;       // likewise, per lane
+  uint32_t depth = 4;         // messages in flight per link through slots
+  uint32_t packet_bytes = 0;  // payload of a slot of packets, per worker
+  uint32_t slot_bytes = 0;    // payload of a plain slot, per worker; 0: there are none
+
+  // Of worker 0 of a lane, towards or from `peer`.
+  uint64_t inbox(uint32_t peer, uint32_t lane) const { return place(peer, lane) * sizeof(Inbox); }
+  // Tokens from one lane to another of this rank.
+  uint64_t signal(uint32_t from, uint32_t to) const {
+    return inboxes() + (uint64_t{from} * lanes + to) * workers * sizeof(Inbox);
+  }
+  uint64_t ack(uint32_t peer, uint32_t lane) const {
+    return signal(lanes, 0) + place(peer, lane) * sizeof(Ack);
+  }
+  uint64_t packets(uint32_t peer, uint32_t lane) const {
+    return ack(ranks, 0) + place(peer, lane) * depth * 2 * packet_bytes;
+  }
+  uint64_t slots(uint32_t peer, uint32_t lane) const {
+    return packets(ranks, 0) + place(peer, lane) * depth * slot_bytes;
+  }
+  // What the rank keeps to itself.
+  uint64_t counters_out(uint32_t peer, uint32_t lane) const {
+    return slots(ranks, 0) + place(peer, lane) * sizeof(Counters);
+  }
+  uint64_t counters_in(uint32_t peer, uint32_t lane) const {
+    return counters_out(ranks, 0) + place(peer, lane) * sizeof(Counters);
+  }
+  uint64_t counters_signal(uint32_t from, uint32_t to, bool out) const {
+    const uint64_t pair = (uint64_t{from} * lanes + to) * 2 + (out ? 1 : 0);
+    return counters_in(ranks, 0) + pair * workers * sizeof(Counters);
+  }
+  uint64_t bytes() const { return counters_signal(lanes, 0, false); }
+
+ private:
+  uint64_t place(uint32_t peer, uint32_t lane) const {
+    return (uint64_t{peer} * lanes + lane) * workers;
+  }
+  uint64_t inboxes() const { return place(ranks, 0) * sizeof(Inbox); }
+};
+
+}  // namespace tutti::cuda

@@ -1,0 +1,102 @@
+// A CUDA driver made of threads: every stream is a thread that runs what was enqueued, device
+// memory is the heap, kernels are the same code on the host. Enough of the driver's rules to test
+// the enqueue path: stream order, events, capture and replay, contexts, freed memory, and errors on
+// demand.
+//
+// One fake at a time (the driver's functions take no object); it ends with its streams empty.
+#pragma once
+
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "src/cuda/image.h"
+#include "src/cuda/runtime.h"
+
+namespace tutti::cuda {
+
+struct ContextHandle {
+  int device;
+};
+
+class FakeCuda {
+ public:
+  explicit FakeCuda(int devices = 2);
+  ~FakeCuda();
+  FakeCuda(const FakeCuda&) = delete;
+  FakeCuda& operator=(const FakeCuda&) = delete;
+
+  std::shared_ptr<const Driver> driver() const { return driver_; }
+
+  // A runtime over it, with images that stand for the kernels.
+  std::shared_ptr<Runtime> runtime() const;
+  static Images images();
+
+  // The next `times` calls of a driver function ("cuMemHostAlloc") fail with `code`.
+  void fail(const std::string& function, int code, int times = 1);
+  int calls(const std::string& function) const;
+
+  Stream stream(int device = 0);
+  std::byte* allocate(size_t bytes, int device = 0);
+  void free(void* memory);
+  void synchronize(Stream stream);
+
+  // Settings.
+  int version = 13000;
+  int capability = 90;
+  int multiprocessors = 4;
+  int blocks_per_multiprocessor = 2;
+  bool peers_reach = true;
+  // Counts of what was launched.
+  int kernels = 0, cooperative = 0, engine_copies = 0;
+  unsigned largest_grid = 0;
+
+ private:
+  friend struct FakeApi;
+  using Work = std::function<void()>;
+  struct FakeGraph {
+    std::vector<Work> work;
+  };
+  struct FakeEvent {
+    uint64_t recorded = 0, reached = 0;
+    FakeGraph* captured_in = nullptr;
+  };
+  struct FakeStream {
+    int device = 0;
+    std::deque<Work> queue;
+    bool running = false, ends = false;
+    FakeGraph* capture = nullptr;
+    bool origin = false;
+    std::thread worker;
+  };
+  struct Memory {
+    size_t bytes;
+    int device;  // -1: pinned host memory
+  };
+
+  int enter(const char* function);
+  FakeStream* of(Stream stream);
+  void enqueue(Stream stream, Work work);
+  void work_loop(FakeStream* stream);
+  const Memory* find(uint64_t address, uint64_t* begin);
+
+  std::shared_ptr<Driver> driver_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::unique_ptr<FakeStream>> streams_;
+  std::unique_ptr<FakeStream> default_stream_;
+  std::map<uint64_t, Memory> memory_;
+  std::map<std::string, std::pair<int, int>> failures_;  // code, times
+  std::map<std::string, int> calls_;
+  std::vector<std::unique_ptr<ContextHandle>> contexts_;
+};
+
+}  // namespace tutti::cuda

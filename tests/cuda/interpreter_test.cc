@@ -1,0 +1,283 @@
+// The device interpreter as threads on the host: every algorithm, wire protocol and number of
+// workers gives the bytes that the plan's own interpreter computes.
+#include "src/cuda/interpreter.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "src/algorithms/algorithms.h"
+#include "tests/collective/world.h"
+#include "tests/cuda/host_world.h"
+
+namespace tutti::cuda {
+namespace {
+
+using testing_world::Bytes;
+using testing_world::input_blocks;
+using testing_world::output_blocks;
+
+constexpr WindowShape k_small{1, 4, 3, 2, 512, 1024};
+
+// No NaN and no overflow: rounding then shows the order of operands.
+Bytes random_elements(DType dtype, size_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  Bytes bytes(count * size_of(dtype));
+  for (size_t i = 0; i < count; ++i) {
+    uint64_t bits = uint64_t{random()} << 32 | random();
+    const auto real = static_cast<double>(static_cast<int>(bits % 2001) - 1000) / 999;
+    const auto single = static_cast<float>(real);
+    if (dtype == DType::float16) bits = (bits & 0x83ff) | 0x3000;
+    if (dtype == DType::bfloat16) bits = (bits & 0x807f) | 0x3f00;
+    if (dtype == DType::float8_e4m3) bits = (bits & 0x87) | 0x28;
+    if (dtype == DType::float8_e5m2) bits = (bits & 0x83) | 0x38;
+    if (dtype == DType::float32) std::memcpy(&bits, &single, 4);
+    if (dtype == DType::float64) std::memcpy(&bits, &real, 8);
+    std::memcpy(&bytes[i * size_of(dtype)], &bits, size_of(dtype));
+  }
+  return bytes;
+}
+
+// What the plan means, cut as the device cuts it.
+std::vector<Bytes> expected(const HostWorld::Call& call, const Layout& layout,
+                            const std::vector<Bytes>& inputs, size_t block) {
+  const Shape& shape = call.plan->shape();
+  testing_world::Elements elements{layout, call.dtype, call.op, shape.ranks, inputs};
+  PlanIndex index(*call.plan);
+  Interpreter<testing_world::Elements> interpreter(
+      index, elements, {.credits = shape.credits, .rounds = layout.rounds()});
+  EXPECT_TRUE(interpreter.run());
+  std::vector<Bytes> outputs;
+  for (Rank r = 0; r < shape.ranks; ++r) {
+    outputs.emplace_back(output_blocks(shape.collective, shape.ranks) * block);
+    for (uint32_t round = 0; round < layout.rounds(); ++round)
+      for (uint32_t c = 0; c < shape.output_chunks(r); ++c) {
+        const Extent e = layout.chunk(Buffer::output, c, round);
+        if (e.bytes > 0)
+          std::memcpy(outputs[r].data() + e.offset,
+                      interpreter.value(r, Buffer::output, c, round).data(), e.bytes);
+      }
+  }
+  return outputs;
+}
+
+struct Memory {
+  Bytes send, recv;  // in place: one of them is empty
+  std::byte *input = nullptr, *output = nullptr;
+};
+
+Memory lay_out(Collective c, bool in_place, Rank r, uint32_t n, size_t block, const Bytes& input) {
+  Memory m;
+  const size_t in = input_blocks(c, n) * block, out = output_blocks(c, n) * block;
+  if (!in_place) {
+    m.send = input;
+    m.send.resize(in + 16);
+    m.recv.assign(out + 16, std::byte{0xA5});
+    m.input = m.send.data();
+    m.output = m.recv.data();
+    return m;
+  }
+  m.recv.assign(std::max(in, out) + 16, std::byte{0xA5});
+  m.input = m.recv.data() + (out > in ? r * block : 0);
+  m.output = m.recv.data() + (in > out ? r * block : 0);
+  if (in > 0) std::memcpy(m.input, input.data(), in);
+  return m;
+}
+
+void run_case(HostWorld& world, HostWorld::Call call) {
+  const Shape& shape = call.plan->shape();
+  const uint32_t n = shape.ranks;
+  const size_t block = call.count * size_of(call.dtype);
+  std::vector<Bytes> inputs;
+  std::vector<Memory> memory;
+  for (Rank r = 0; r < n; ++r) {
+    inputs.push_back(
+        random_elements(call.dtype, input_blocks(shape.collective, n) * call.count, 7 * r + 1));
+    memory.push_back(lay_out(shape.collective, shape.in_place, r, n, block, inputs[r]));
+    call.inputs.push_back(memory[r].input);
+    call.outputs.push_back(memory[r].output);
+  }
+  const Layout layout =
+      device_layout(*call.plan, call.count, call.dtype, call.wire, world.shape(), call.workers);
+  const std::vector<Bytes> want = expected(call, layout, inputs, block);
+  const Status status = world.run(call);
+  if (status.code() == Code::unsupported) return;
+  ASSERT_TRUE(status.ok()) << status.to_string();
+  for (Rank r = 0; r < n; ++r) {
+    ASSERT_EQ(world.control(r).abort, 0u);
+    if (shape.output_chunks(r) > 0 && block > 0) {
+      ASSERT_EQ(std::memcmp(memory[r].output, want[r].data(), want[r].size()), 0)
+          << call.plan->algorithm() << " " << name(shape.collective) << " rank " << r << " of " << n
+          << " in place " << shape.in_place << ", " << call.count << " " << name(call.dtype) << " "
+          << name(call.op) << " wire " << static_cast<int>(call.wire) << " workers " << call.workers
+          << " threads " << call.threads << " rounds " << layout.rounds();
+    }
+  }
+}
+
+// Every algorithm on windows that stay from case to case, so that message numbers go on.
+class DeviceInterpreter : public testing::TestWithParam<uint32_t> {};
+
+TEST_P(DeviceInterpreter, EveryAlgorithmEqualsThePlan) {
+  const uint32_t n = GetParam();
+  HostWorld world(n, k_small);
+  std::mt19937 random(n);
+  size_t ran = 0;
+  for (const Algorithm& algorithm : algorithms())
+    for (int c = 0; c < k_collectives; ++c)
+      for (bool in_place : {false, true}) {
+        PlanRequest request;
+        request.collective = static_cast<Collective>(c);
+        request.ranks = n;
+        request.root = random() % n;
+        request.in_place = in_place;
+        request.hierarchy = Hierarchy::even(n, {n > 4 ? 4u : 2u});
+        const bool by_pairs = request.collective == Collective::all_to_all_v ||
+                              request.collective == Collective::send_recv;
+        if (by_pairs || !algorithm.supports(request).ok()) continue;
+        PlanPtr plan = algorithm.make(request);
+        for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
+          HostWorld::Call call;
+          call.plan = plan;
+          const uint64_t counts[] = {1, 3, 100, 777, 2500};
+          call.count = counts[random() % 5];
+          call.dtype = static_cast<DType>(random() % k_dtypes);
+          call.op = static_cast<ReduceOp>(random() % 5);
+          call.wire = wire;
+          call.workers = 1 + random() % 2;
+          call.threads = random() % 8 == 0 ? 3 : 1;
+          run_case(world, call);
+          if (HasFatalFailure()) return;
+          ++ran;
+        }
+      }
+  EXPECT_GT(ran, 50u);
+}
+INSTANTIATE_TEST_SUITE_P(Ranks, DeviceInterpreter, testing::Values(2, 3, 4, 5, 6, 7, 8));
+
+// Rounds pipeline without a barrier while workers run apart: scratch must stay in one worker's
+// hands.
+TEST(DeviceInterpreterRounds, ShorterLastRound) {
+  for (uint32_t n : {6u, 8u})
+    for (uint32_t root = 0; root < n; root += 3)
+      for (const char* algorithm : {"binomial", "ring"})
+        for (Collective collective : {Collective::gather, Collective::reduce}) {
+          PlanRequest request;
+          request.collective = collective;
+          request.ranks = n;
+          request.root = root;
+          Result<PlanPtr> plan = make_plan(algorithm, request);
+          if (!plan) continue;
+          for (Wire wire : {Wire::packets, Wire::slots}) {
+            HostWorld world(n, k_small);
+            HostWorld::Call call;
+            call.plan = *plan;
+            call.count = 2500;
+            call.dtype = DType::uint8;
+            call.wire = wire;
+            call.workers = 2;
+            run_case(world, call);
+            if (HasFatalFailure()) return;
+          }
+        }
+}
+
+// The small sizes of every type and operator, through packets.
+TEST(DeviceInterpreterTypes, EveryTypeAndOperator) {
+  HostWorld world(3, k_small);
+  for (const char* algorithm : {"direct_one_shot", "ring"}) {
+    PlanRequest request;
+    request.ranks = 3;
+    Result<PlanPtr> plan = make_plan(algorithm, request);
+    ASSERT_TRUE(plan.ok());
+    for (int dtype = 0; dtype < k_dtypes; ++dtype)
+      for (int op = 0; op < 5; ++op)
+        for (Wire wire : {Wire::packets, Wire::direct}) {
+          HostWorld::Call call;
+          call.plan = *plan;
+          call.count = 37;
+          call.dtype = static_cast<DType>(dtype);
+          call.op = static_cast<ReduceOp>(op);
+          call.wire = wire;
+          call.workers = 3;
+          run_case(world, call);
+          if (HasFatalFailure()) return;
+        }
+  }
+}
+
+// Ranks whose calls differ find out by the signature that rides on the first flag.
+TEST(DeviceInterpreterErrors, MismatchNamesThePeerAndEveryoneLeaves) {
+  HostWorld world(2, k_small);
+  PlanRequest request;
+  request.ranks = 2;
+  HostWorld::Call call;
+  call.plan = *make_plan("ring", request);
+  call.count = 100;
+  call.dtype = DType::float32;
+  Bytes memory[4] = {Bytes(400), Bytes(400), Bytes(400), Bytes(400)};
+  call.inputs = {memory[0].data(), memory[1].data()};
+  call.outputs = {memory[2].data(), memory[3].data()};
+  call.signatures = {1, 2};
+  ASSERT_TRUE(world.run(call).ok());
+  EXPECT_EQ(world.control(0).mismatch, 2u);
+  EXPECT_EQ(world.control(0).their_signature, 2u);
+  EXPECT_EQ(world.control(1).mismatch, 1u);
+}
+
+// A rank that waits for a peer that never comes leaves when the host says so.
+TEST(DeviceInterpreterErrors, AbortUnblocksEveryWait) {
+  for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
+    HostWorld world(2, k_small);
+    PlanRequest request;
+    request.ranks = 2;
+    HostWorld::Call call;
+    call.plan = *make_plan("ring", request);
+    call.count = 1;  // chunk 0 holds it all: rank 0 only sends at first
+    call.dtype = DType::float32;
+    call.wire = wire;
+    Bytes memory[4] = {Bytes(64), Bytes(64), Bytes(64), Bytes(64)};
+    call.inputs = {memory[0].data(), memory[1].data()};
+    call.outputs = {memory[2].data(), memory[3].data()};
+    // Both see the flag at their first long wait; the call must end, whatever it has done.
+    HostMemory::store(&world.control(0).abort, 1);
+    HostMemory::store(&world.control(1).abort, 1);
+    EXPECT_TRUE(world.run(call).ok());
+  }
+}
+
+TEST(DeviceProgram, RefusalsNameThePlanAndTheLimit) {
+  PlanRequest request;
+  request.ranks = 2;
+  BuildRequest build;
+  build.plan = *make_plan("ring", request);
+  build.window = k_small;
+  build.workers = 99;
+  std::vector<std::byte> memory(1);
+  build.windows = {memory.data(), memory.data()};
+  Result<uint64_t> bytes = program_bytes(build);
+  ASSERT_FALSE(bytes.ok());
+  EXPECT_EQ(bytes.status().code(), Code::unsupported);
+  EXPECT_NE(bytes.status().message().find("99 workers"), std::string::npos);
+  build.workers = 1;
+  build.wire = Wire::slots;
+  build.window.slot_bytes = 0;
+  EXPECT_NE(program_bytes(build).status().message().find("no slots"), std::string::npos);
+}
+
+// Workers' slices cover a chunk exactly once, in order.
+TEST(Slices, CoverEveryExtent) {
+  for (uint32_t workers = 1; workers < 20; ++workers)
+    for (uint64_t bytes : {0u, 1u, 63u, 64u, 65u, 1000u, 4096u, 100003u}) {
+      uint64_t at = 17;
+      for (uint32_t w = 0; w < workers; ++w) {
+        const Slice s = slice_of({17, bytes}, w, share_of(bytes, workers));
+        ASSERT_TRUE(s.bytes == 0 || s.offset == at);
+        at += s.bytes;
+      }
+      ASSERT_EQ(at, 17 + bytes);
+    }
+}
+
+}  // namespace
+}  // namespace tutti::cuda
