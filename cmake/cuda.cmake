@@ -5,7 +5,7 @@
 #   TUTTI_CUDA                AUTO (where nvcc is found, not under sanitizers) | ON | OFF
 #   TUTTI_CUDA_ARCHITECTURES  "80;90;100"; one (90) compiles in a third of the time. PTX of the last
 #                             serves what comes later.
-set(TUTTI_CUDA AUTO CACHE STRING "Build the device kernels: AUTO | ON | OFF")
+set(TUTTI_CUDA OFF CACHE STRING "Build the device kernels: AUTO | ON | OFF")
 set(TUTTI_CUDA_ARCHITECTURES "80;90;100" CACHE STRING "Compute capabilities to compile for")
 
 set(TUTTI_HAVE_KERNELS OFF)

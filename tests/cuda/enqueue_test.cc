@@ -5,6 +5,7 @@
 
 #include "src/algorithms/algorithms.h"
 #include "src/cuda/group_launch.h"
+#include "src/cuda/plan_world.h"
 #include "src/cuda/staging.h"
 #include "tests/collective/world.h"
 #include "tests/cuda/fake_cuda.h"
@@ -37,7 +38,7 @@ struct World {
     std::mt19937 random(n);
     for (Rank r = 0; r < n; ++r) {
       Bytes input(send_bytes);
-      // Small integers in every type: sums are exact, and NaN does not occur.
+      // No NaN in any type; sums of floats show the order of operands.
       for (size_t i = 0; i < input.size(); ++i) input[i] = static_cast<std::byte>(random() % 3);
       const int device = static_cast<int>(r) % devices;
       GroupRank rank;
@@ -57,18 +58,35 @@ struct World {
   void synchronize() {
     for (const GroupRank& r : call.ranks) fake.synchronize(r.stream);
   }
-  // What direct plans mean.
-  std::vector<Bytes> expected(bool in_place) const {
+  // Reductions join operands in the order of the ranks; what only copies is what its plan says.
+  std::vector<Bytes> expected() const {
+    const auto n = static_cast<uint32_t>(call.ranks.size());
+    const Collective c = call.collective;
+    if (c != Collective::all_reduce && c != Collective::reduce && c != Collective::reduce_scatter)
+      return by_plan(n);
+    Bytes whole(send_bytes);
+    std::vector<const void*> sources;
+    for (const Bytes& input : inputs) sources.push_back(input.data());
+    void* to = whole.data();
+    kernels::reduce(call.dtype, call.op, sources, {&to, 1}, send_bytes / size_of(call.dtype),
+                    call.op == ReduceOp::avg ? n : 0);
+    std::vector<Bytes> outputs;
+    for (Rank r = 0; r < n; ++r) {
+      const auto begin =
+          whole.begin() + static_cast<ptrdiff_t>(send_bytes > recv_bytes ? r * recv_bytes : 0);
+      outputs.emplace_back(begin, begin + static_cast<ptrdiff_t>(recv_bytes));
+    }
+    return outputs;
+  }
+  std::vector<Bytes> by_plan(uint32_t n) const {
     PlanRequest request;
     request.collective = call.collective;
-    request.ranks = static_cast<uint32_t>(call.ranks.size());
+    request.ranks = n;
     request.root = call.root;
-    static_cast<void>(in_place);
-    Result<PlanPtr> plan = make_plan(
-        call.collective == Collective::all_reduce ? "direct_one_shot" : "direct", request);
+    Result<PlanPtr> plan = make_plan("direct", request);
     EXPECT_TRUE(plan.ok()) << plan.status().to_string();
     return testing_world::expected_outputs(**plan, call.count, call.dtype, call.op, inputs,
-                                           std::vector<Bytes>(request.ranks, Bytes(recv_bytes)));
+                                           std::vector<Bytes>(n, Bytes(recv_bytes)));
   }
 };
 
@@ -76,7 +94,7 @@ bool has_output(Collective c, Rank r, Rank root) {
   return (c != Collective::reduce && c != Collective::gather) || r == root;
 }
 
-TEST(GroupLaunch, EveryCollectiveEqualsTheDirectPlans) {
+TEST(GroupLaunch, EveryCollectiveInPlaceAndOut) {
   const Collective collectives[] = {Collective::all_reduce, Collective::reduce_scatter,
                                     Collective::all_gather, Collective::broadcast,
                                     Collective::reduce,     Collective::all_to_all,
@@ -101,7 +119,7 @@ TEST(GroupLaunch, EveryCollectiveEqualsTheDirectPlans) {
             ASSERT_TRUE(status.ok()) << status.to_string();
             w.synchronize();
             EXPECT_EQ(fake.kernels, std::min<int>(devices, static_cast<int>(n)));
-            const std::vector<Bytes> want = w.expected(in_place);
+            const std::vector<Bytes> want = w.expected();
             for (Rank r = 0; r < n; ++r) {
               if (!has_output(c, r, w.call.root)) continue;
               ASSERT_EQ(std::memcmp(w.call.ranks[r].recv, want[r].data(), want[r].size()), 0)
@@ -117,7 +135,7 @@ TEST(GroupLaunch, IsStreamOrdered) {
     FakeCuda fake;
     auto runtime = fake.runtime();
     World w(fake, Collective::all_reduce, 4, 1000, DType::float32, ReduceOp::sum, false, devices);
-    const std::vector<Bytes> want = w.expected(false);
+    const std::vector<Bytes> want = w.expected();
     std::vector<std::byte*> inputs;
     for (Rank r = 0; r < 4; ++r) {
       auto* source = fake.allocate(4000, -1);
@@ -190,7 +208,7 @@ TEST(GroupLaunch, LargeCopiesUseTheCopyEngine) {
   FakeCuda fake;
   auto runtime = fake.runtime();
   World w(fake, Collective::all_gather, 4, 3000, DType::uint8, ReduceOp::sum, true);
-  const std::vector<Bytes> want = w.expected(true);
+  const std::vector<Bytes> want = w.expected();
   ASSERT_TRUE(launch_group(*runtime, w.call, {0, 1000}).ok());
   w.synchronize();
   EXPECT_EQ(fake.kernels, 0);
@@ -233,6 +251,67 @@ TEST(GroupLaunch, DevicesThatCannotReachEachOther) {
   auto runtime = fake.runtime();
   World w(fake, Collective::all_reduce, 2, 10, DType::float32, ReduceOp::sum, true, 2);
   EXPECT_EQ(launch_group(*runtime, w.call, {}).code(), Code::unsupported);
+}
+
+// --- one grid for all ranks
+
+TEST(PlanWorldTest, RunsPlansAndReplays) {
+  FakeCuda fake;
+  fake.multiprocessors = 32;
+  auto runtime = fake.runtime();
+  Device& device = **runtime->device(0);
+  auto world = PlanWorld::make(*runtime, device, {4, 4, 2, 4, 2048, 4096});
+  ASSERT_TRUE(world.ok()) << world.status().to_string();
+  World w(fake, Collective::all_reduce, 4, 900, DType::int32, ReduceOp::sum, false);
+  const std::vector<Bytes> want = w.expected();
+  std::vector<const void*> inputs;
+  std::vector<void*> outputs;
+  for (const GroupRank& r : w.call.ranks) {
+    inputs.push_back(r.send);
+    outputs.push_back(r.recv);
+  }
+  const Stream stream = w.call.ranks[0].stream;
+  for (const char* algorithm : {"ring", "direct_two_shot", "double_binary_tree"})
+    for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
+      PlanRequest request;
+      request.ranks = 4;
+      auto bound = (*world)->bind(
+          {*make_plan(algorithm, request), 900, DType::int32, ReduceOp::sum, wire, 2});
+      ASSERT_TRUE(bound.ok()) << bound.status().to_string();
+      for (void* out : outputs) std::memset(out, 0xCD, 3600);
+      const Driver& driver = *fake.driver();
+      driver.stream_begin_capture(stream, 0);
+      ASSERT_TRUE((*world)->launch(**bound, inputs, outputs, stream).ok());
+      Graph graph = nullptr;
+      GraphExec exec = nullptr;
+      driver.stream_end_capture(stream, &graph);
+      driver.graph_instantiate(&exec, graph, 0);
+      for (int replay = 0; replay < 3; ++replay) driver.graph_launch(exec, stream);
+      fake.synchronize(stream);
+      for (Rank r = 0; r < 4; ++r)
+        ASSERT_EQ(std::memcmp(outputs[r], want[r].data(), 3600), 0) << algorithm << " rank " << r;
+      driver.graph_exec_destroy(exec);
+      driver.graph_destroy(graph);
+    }
+}
+
+TEST(PlanWorldTest, WhatDoesNotFitIsAnError) {
+  FakeCuda fake;  // 8 blocks at once
+  auto runtime = fake.runtime();
+  Device& device = **runtime->device(0);
+  auto world = PlanWorld::make(*runtime, device, {8, 4, 4, 4, 2048, 0});
+  ASSERT_TRUE(world.ok());
+  PlanRequest request;
+  request.ranks = 8;
+  auto bound = (*world)->bind(
+      {*make_plan("ring", request), 900, DType::int32, ReduceOp::sum, Wire::direct, 4});
+  ASSERT_FALSE(bound.ok());
+  EXPECT_EQ(bound.status().code(), Code::unsupported);
+  EXPECT_NE(bound.status().message().find("32 blocks"), std::string::npos)
+      << bound.status().message();
+  fake.fail("cuMemAlloc", k_out_of_memory);
+  EXPECT_EQ(PlanWorld::make(*runtime, device, {8, 4, 4, 4, 2048, 0}).status().code(),
+            Code::device_error);
 }
 
 // --- the runtime

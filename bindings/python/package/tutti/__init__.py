@@ -75,10 +75,10 @@ _atexit.register(close_all_resources)
 __all__ = [
     "AVG",
     "AbortedError",
-    "DeviceError",
     "Buffer",
     "Communicator",
     "Config",
+    "DeviceError",
     "Group",
     "InternalError",
     "InvalidArgumentError",
