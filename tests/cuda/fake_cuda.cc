@@ -11,6 +11,8 @@ namespace tutti::cuda {
 namespace {
 
 FakeCuda* g_fake = nullptr;
+// Device memory shares no page with the host's.
+constexpr std::align_val_t k_page{4096};
 thread_local std::vector<Context> t_contexts;
 
 struct FakeFunction {
@@ -446,7 +448,7 @@ FakeCuda::~FakeCuda() {
   }
   for (auto& s : streams_) s->worker.join();
   for (auto& [address, m] : memory_)
-    ::operator delete[](reinterpret_cast<std::byte*>(address), std::align_val_t{256});
+    ::operator delete[](reinterpret_cast<std::byte*>(address), k_page);
   g_fake = nullptr;
 }
 
@@ -518,8 +520,7 @@ void FakeCuda::synchronize(Stream stream) {
 }
 
 std::byte* FakeCuda::allocate(size_t bytes, int device) {
-  auto* memory =
-      static_cast<std::byte*>(::operator new[](std::max<size_t>(bytes, 1), std::align_val_t{256}));
+  auto* memory = static_cast<std::byte*>(::operator new[]((bytes + 4096) / 4096 * 4096, k_page));
   std::lock_guard lock(mutex_);
   memory_[reinterpret_cast<uint64_t>(memory)] = {bytes, device};
   return memory;
@@ -528,7 +529,7 @@ std::byte* FakeCuda::allocate(size_t bytes, int device) {
 void FakeCuda::free(void* memory) {
   std::lock_guard lock(mutex_);
   memory_.erase(reinterpret_cast<uint64_t>(memory));
-  ::operator delete[](static_cast<std::byte*>(memory), std::align_val_t{256});
+  ::operator delete[](static_cast<std::byte*>(memory), k_page);
 }
 
 const FakeCuda::Memory* FakeCuda::find(uint64_t address, uint64_t* begin) {
