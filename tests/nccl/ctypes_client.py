@@ -91,6 +91,23 @@ def work(path, rank, ranks, raw_id):
     nccl.ncclRecv(ctypes.addressof(received), 1, INT32, 1 - rank, comm, None)
     nccl.ncclGroupEnd()
     assert received.value == 1 - rank, received.value
+    # The rest of what vLLM calls, on memory that a window is registered for.
+    aligned = (ctypes.c_byte * (3 * 4096))()
+    start = (ctypes.addressof(aligned) + 4095) // 4096 * 4096
+    data = (ctypes.c_float * 2).from_address(start)
+    window = ncclComm_t()
+    nccl.ncclCommWindowRegister(comm, start, 4096, ctypes.byref(window), 1)
+    data[:] = [rank + 1, 10]
+    nccl.ncclReduce(start, start, 2, FLOAT, SUM, 1, comm, None)
+    assert rank == 0 or list(data) == [3, 20], list(data)
+    data[:] = [rank + 1, 10]
+    half = ctypes.c_float()
+    nccl.ncclReduceScatter(start, ctypes.addressof(half), 1, FLOAT, SUM, comm, None)
+    assert half.value == (3, 20)[rank], half.value
+    data[:] = [rank + 1, 10]
+    nccl.ncclBroadcast(start, start, 2, FLOAT, 1, comm, None)
+    assert list(data) == [2, 10], list(data)
+    nccl.ncclCommWindowDeregister(comm, window)
     try:
         nccl.ncclAllReduce(0x7F0000001000, ctypes.addressof(y), 4, FLOAT, SUM, comm, None)
         raise AssertionError("a foreign address was taken")

@@ -380,13 +380,23 @@ Prepared prepare_scatter(const Place& place, nb::handle send, nb::handle recv, i
   return p;
 }
 
+namespace {
+
+// A send or a receive of what `view` shows.
+Operation transfer(Operation::Kind kind, const MemoryView& view, Rank peer) {
+  Operation o = collective(Collective::send_recv, view.element(), view.items());
+  o.kind = kind;
+  o.root = peer;
+  return o;
+}
+
+}  // namespace
+
 Prepared prepare_send(const Place& place, nb::handle send, int64_t peer) {
   Prepared p;
   const Rank r = check_rank(place, "peer", peer);
   p.send = MemoryView(send, false, send_of(place));
-  p.operation = collective(Collective::send_recv, p.send.element(), p.send.items());
-  p.operation.kind = Operation::Kind::send;
-  p.operation.root = r;
+  p.operation = transfer(Operation::Kind::send, p.send, r);
   p.operation.send = p.send.data();
   return p;
 }
@@ -395,9 +405,7 @@ Prepared prepare_recv(const Place& place, nb::handle recv, int64_t peer) {
   Prepared p;
   const Rank r = check_rank(place, "peer", peer);
   p.recv = MemoryView(recv, true, recv_of(place));
-  p.operation = collective(Collective::send_recv, p.recv.element(), p.recv.items());
-  p.operation.kind = Operation::Kind::recv;
-  p.operation.root = r;
+  p.operation = transfer(Operation::Kind::recv, p.recv, r);
   p.operation.recv = p.recv.data();
   return p;
 }

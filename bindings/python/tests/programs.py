@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -285,3 +287,31 @@ def survives(comm: tutti.Communicator) -> list[int]:
     y = np.full(3, float(comm.rank))
     small.allreduce(y)
     return [small.rank, small.nranks, int(y[0]), flags & 0b110]
+
+
+def grows(comm: tutti.Communicator) -> list[int]:
+    """Rank 0 starts a process that knows nothing but the id; it becomes the last rank of a larger communicator."""
+    newcomer = None
+    if comm.rank == 0:
+        unique_id = comm.get_unique_id()
+        code = ("import sys, numpy, tutti\n"
+                "id = tutti.UniqueId.from_bytes(sys.stdin.buffer.read())\n"
+                f"comm = tutti.Communicator.init({comm.nranks + 1}, {comm.nranks}, id)\n"
+                "x = numpy.full(5, 100.0)\ncomm.allreduce(x)\nprint(comm.rank, int(x[4]))\ncomm.destroy()\n")
+        newcomer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert newcomer.stdin is not None
+        newcomer.stdin.write(bytes(unique_id))
+        newcomer.stdin.close()
+        big = comm.grow(comm.nranks + 1, unique_id)
+    else:
+        big = comm.grow(comm.nranks + 1)
+    x = np.full(5, float(comm.rank))
+    big.allreduce(x)
+    y = np.ones(1)
+    comm.allreduce(y)  # the old one goes on
+    told = [0, 0]
+    if newcomer is not None:
+        assert newcomer.stdout is not None
+        told = [int(word) for word in newcomer.stdout.read().split()]
+        assert newcomer.wait(30) == 0
+    return [big.rank, big.nranks, int(x[0]), int(y[0]), *told]

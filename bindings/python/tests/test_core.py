@@ -272,6 +272,11 @@ def test_survivors_revoke_agree_and_shrink():
     assert [g for r, g in enumerate(got) if r != 1] == [[0, 3, 5, 6], [1, 3, 5, 6], [2, 3, 5, 6]]
 
 
+def test_a_new_process_grows_in():
+    assert tutti.run(programs.grows, 3, timeout=60) == [
+        [0, 4, 103, 3, 3, 103], [1, 4, 103, 3, 0, 0], [2, 4, 103, 3, 0, 0]]
+
+
 def test_forked_child_is_told_and_leaves_in_peace():
     assert tutti.run(programs.forks, 2, timeout=30) == [7, 7]
 
