@@ -1,6 +1,7 @@
 // link: tutti_topology
-// Machine descriptions from anywhere, NCCL's XML, hwloc's XML or a spec: parsing must not crash, what
-// is understood can be written and read back, and what can be built has a way between its ranks.
+// Machine descriptions from anywhere, NCCL's XML, hwloc's XML or a spec: parsing must not crash,
+// what is understood can be written and read back, and what can be built has a way between its
+// ranks.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -127,11 +127,13 @@ void LocalBootstrap::inform(Rank rank, const std::function<void(Council&)>& news
 
 void LocalBootstrap::deliver() {
   while (!room_->letters.empty()) {
-    const auto [from, letter] = std::move(room_->letters.front());
+    const auto item = std::move(room_->letters.front());
     room_->letters.pop_front();
+    const Rank from = item.first;
+    const Council::Letter& letter = item.second;
     const bool there = room_->seats[letter.to].council != nullptr;
     if (there) {
-      inform(letter.to, [&, sender = from](Council& c) { c.receive(sender, letter.text); });
+      inform(letter.to, [&](Council& c) { c.receive(from, letter.text); });
     } else if (room_->seats[from].council != nullptr) {
       inform(from, [&](Council& c) { c.lost(letter.to); });
     }
