@@ -20,16 +20,41 @@ namespace {
 
 // Read here or by detect_launch(), by `tutti run` and by the tests of this project.
 constexpr std::array k_known_variables = {
-    "TUTTI_TRANSPORTS", "TUTTI_SOCKET_IFNAME", "TUTTI_SOCKET_FAMILY", "TUTTI_SOCKET_CONNECTIONS",
-    "TUTTI_HOST_ID",    "TUTTI_PROCESS_VM",    "TUTTI_INIT_TIMEOUT",  "TUTTI_LATE_AFTER",
-    "TUTTI_TIMEOUT",    "TUTTI_TUNE",          "TUTTI_DETERMINISTIC", "TUTTI_SLOT_BYTES",
-    "TUTTI_SPIN",       "TUTTI_FAULT",         "TUTTI_DEBUG",         "TUTTI_DEBUG_FILE",
-    "TUTTI_RANK",       "TUTTI_SIZE",          "TUTTI_LOCAL_RANK",    "TUTTI_LOCAL_SIZE",
-    "TUTTI_ID",         "TUTTI_ID_FD",         "TUTTI_ROOT",          "TUTTI_PORT",
-    "TUTTI_SECRET",     "TUTTI_SECRET_FILE",   "TUTTI_PROCESS_VM_BYTES", "TUTTI_REPORT_VERSION",
-    "TUTTI_NCCL_FALLBACK", "TUTTI_NCCL_REAL",
-    "TUTTI_PROFILE",    "TUTTI_FEEDBACK",
-    "TUTTI_MULTI_RANK_GPU", "TUTTI_GPU_BLOCKS", "TUTTI_GPU_COPY_ENGINE_BYTES",
+    "TUTTI_TRANSPORTS",
+    "TUTTI_SOCKET_IFNAME",
+    "TUTTI_SOCKET_FAMILY",
+    "TUTTI_SOCKET_CONNECTIONS",
+    "TUTTI_HOST_ID",
+    "TUTTI_PROCESS_VM",
+    "TUTTI_INIT_TIMEOUT",
+    "TUTTI_LATE_AFTER",
+    "TUTTI_TIMEOUT",
+    "TUTTI_TUNE",
+    "TUTTI_DETERMINISTIC",
+    "TUTTI_SLOT_BYTES",
+    "TUTTI_SPIN",
+    "TUTTI_FAULT",
+    "TUTTI_DEBUG",
+    "TUTTI_DEBUG_FILE",
+    "TUTTI_RANK",
+    "TUTTI_SIZE",
+    "TUTTI_LOCAL_RANK",
+    "TUTTI_LOCAL_SIZE",
+    "TUTTI_ID",
+    "TUTTI_ID_FD",
+    "TUTTI_ROOT",
+    "TUTTI_PORT",
+    "TUTTI_SECRET",
+    "TUTTI_SECRET_FILE",
+    "TUTTI_PROCESS_VM_BYTES",
+    "TUTTI_REPORT_VERSION",
+    "TUTTI_NCCL_FALLBACK",
+    "TUTTI_NCCL_REAL",
+    "TUTTI_PROFILE",
+    "TUTTI_FEEDBACK",
+    "TUTTI_MULTI_RANK_GPU",
+    "TUTTI_GPU_BLOCKS",
+    "TUTTI_GPU_COPY_ENGINE_BYTES",
 };
 
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};
@@ -188,19 +213,17 @@ void read_nccl_switches(Reader* reader, const Variables& variables, Config* conf
     reader->number<uint32_t>("NCCL_NSOCKS_PERTHREAD", 1, 64, &each);
     if (threads * each > 1) config->socket_connections = std::min(threads * each, 64u);
   }
-  if (const std::string* algorithms = reader->find({"NCCL_ALGO"}); algorithms && config->tune.empty())
+  if (const std::string* algorithms = reader->find({"NCCL_ALGO"});
+      algorithms && config->tune.empty())
     config->tune = tune_from_nccl_algo(*algorithms);
 }
 
-// What collectives may take of a GPU. TUTTI_* names win over NCCL's.
+// What collectives may take of a GPU. NCCL_MAX_CTAS and NCCL_CTA_POLICY join in once the NCCL API
+// takes device buffers.
 void read_gpu(Reader* reader, Config* config) {
   reader->flag("NCCL_MULTI_RANK_GPU_ENABLE", &config->multi_rank_gpu);
   reader->flag("TUTTI_MULTI_RANK_GPU", &config->multi_rank_gpu);
-  reader->number<uint32_t>("NCCL_MAX_CTAS", 1, 1024, &config->gpu_blocks);
   reader->number<uint32_t>("TUTTI_GPU_BLOCKS", 0, 1024, &config->gpu_blocks);
-  uint32_t policy = 0;  // 2: no multiprocessors where it can be avoided
-  reader->number<uint32_t>("NCCL_CTA_POLICY", 0, 2, &policy);
-  if (policy == 2) config->gpu_copy_engine_bytes = 0;
   reader->number<size_t>("TUTTI_GPU_COPY_ENGINE_BYTES", 0, size_t{1} << 40,
                          &config->gpu_copy_engine_bytes);
 }

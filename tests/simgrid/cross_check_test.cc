@@ -224,8 +224,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{k_oversubscribed, Collective::all_to_all, "direct", 1 << 18},
                     Case{k_oversubscribed, Collective::all_gather, "bruck", 1 << 16},
                     Case{k_large, Collective::all_reduce, "halving_doubling", 64 << 20}),
-    [](const testing::TestParamInfo<Case>& info) {
-      return fmt::format("{}_{}_{}", info.index, name(info.param.collective), info.param.algorithm);
+    [](const testing::TestParamInfo<Case>& one) {
+      return fmt::format("{}_{}_{}", one.index, name(one.param.collective), one.param.algorithm);
     });
 
 }  // namespace
