@@ -202,7 +202,9 @@ Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entr
   if (!choice) return choice.status();
   Result<PlanPtr> plan = planner_->plan(wanted, *choice, key.in_place);
   if (!plan) return plan.status();
-  if (find_algorithm((*plan)->algorithm())->in_place_differs(call.collective, ranks_)) {
+  // A plan relabelled along the links has another name than its algorithm; the choice keeps it.
+  if (const Algorithm* chosen = find_algorithm(choice->algorithm);
+      chosen != nullptr && chosen->in_place_differs(call.collective, ranks_)) {
     const bool common = call.collective == Collective::all_reduce;
     entry->copy_first = common && !key.in_place;
     entry->stage_input = !common && key.in_place;

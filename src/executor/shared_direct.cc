@@ -108,7 +108,7 @@ Status SharedDirect::await(int phase, uint64_t epoch, uint64_t signature) {
   prefetch_for_writing(&flag(rank_, phase, epoch + 1));
   Waiter waiter(policy_, monitor_);
   for (uint32_t i = 1; i < ranks_; ++i) {
-    const Rank r = rank_ + i < ranks_ ? rank_ + i : rank_ + i - ranks_;
+    const Rank r = after(i);
     Line& line = flag(r, phase, epoch);
     while (line.epoch.load(std::memory_order_acquire) < epoch) {
       if (Status s = waiter.idle(r); !s.ok()) return s;
@@ -126,13 +126,15 @@ void SharedDirect::hand_over(std::byte* to, const std::byte* from, size_t bytes)
   far_ ? kernels::publish(to, from, bytes) : kernels::copy(to, from, bytes);
 }
 
-bool SharedDirect::probes(const Job& job) {
-  return job.bytes >= k_probe_bytes && large_calls_++ % k_probe_every == 0;
+bool SharedDirect::begins_probe(const Job& job, uint64_t epoch) {
+  if (job.bytes < k_probe_bytes || large_calls_++ % k_probe_every != 0) return false;
+  probe(rank_, epoch).store(epoch, std::memory_order_relaxed);
+  return true;
 }
 
 void SharedDirect::feel_distance(uint64_t epoch) {
   felt_ = felt_ + 1 < ranks_ ? felt_ + 1 : 1;
-  const Rank peer = rank_ + felt_ < ranks_ ? rank_ + felt_ : rank_ + felt_ - ranks_;
+  const Rank peer = after(felt_);
   const Clock::time_point before = Clock::now();
   (void)probe(peer, epoch).load(std::memory_order_acquire);
   const double ns = std::chrono::duration<double, std::nano>(Clock::now() - before).count();
@@ -182,7 +184,7 @@ Status SharedDirect::line(const Job& job) {
   sources_.assign(ranks_, job.send);
   Waiter waiter(policy_, monitor_);
   for (uint32_t i = 1; i < ranks_; ++i) {
-    const Rank r = rank_ + i < ranks_ ? rank_ + i : rank_ + i - ranks_;
+    const Rank r = after(i);
     std::byte* to = arrived_.data() + r * k_line_bytes;
     TUTTI_RETURN_IF_ERROR(receive_packets(job, epoch, packets, r, to, waiter));
     sources_[r] = to;
@@ -235,8 +237,7 @@ Status SharedDirect::receive_packets(const Job& job, uint64_t epoch, size_t pack
 Status SharedDirect::publish(const Job& job) {
   path_ = "publish";
   const uint64_t epoch = ++epoch_;
-  const bool probing = probes(job);
-  if (probing) probe(rank_, epoch).store(epoch, std::memory_order_relaxed);
+  const bool probing = begins_probe(job, epoch);
   hand_over(area(rank_, epoch), job.send, job.bytes);
   raise(0, epoch, job.signature);
   if (job.bytes <= k_prefetch_bytes)
@@ -277,7 +278,7 @@ void SharedDirect::reduce_slice(const Job& job, const Piece& piece) {
 
 void SharedDirect::copy_out(const Job& job, const Piece& piece) {
   for (uint32_t i = 1; i < ranks_; ++i) {
-    const Rank r = (rank_ + i) % ranks_;
+    const Rank r = after(i);
     const auto [first, last] = slice(piece.count, job.element, r);
     kernels::copy(job.recv + (piece.offset + first) * job.element, result(r, piece.epoch),
                   (last - first) * job.element);
@@ -297,8 +298,7 @@ Status SharedDirect::staged(const Job& job) {
   auto piece = [&](size_t i) {
     return Piece{base + i, i * per_piece, std::min(per_piece, job.count - i * per_piece)};
   };
-  const bool probing = probes(job);
-  if (probing) probe(rank_, base).store(base, std::memory_order_relaxed);
+  const bool probing = begins_probe(job, base);
   copy_in(job, piece(0));
   for (size_t i = 0; i <= pieces; ++i) {
     if (i + 1 < pieces) copy_in(job, piece(i + 1));

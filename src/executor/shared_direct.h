@@ -99,6 +99,8 @@ class SharedDirect {
   void raise(int phase, uint64_t epoch, uint64_t signature);
   Status await(int phase, uint64_t epoch, uint64_t signature);
   // The part of `count` elements that `rank` owns, as [first, last).
+  // The i-th rank from the own one on, so that ranks do not all look at one at a time.
+  Rank after(uint32_t i) const { return rank_ + i < ranks_ ? rank_ + i : rank_ + i - ranks_; }
   std::pair<size_t, size_t> slice(size_t count, size_t element, Rank rank) const;
 
   Status line(const Job& job);
@@ -109,7 +111,8 @@ class SharedDirect {
   Status publish(const Job& job);
   // Copies for others to read, in the way that suits their distance.
   void hand_over(std::byte* to, const std::byte* from, size_t bytes) const;
-  bool probes(const Job& job);  // the same answer on every rank
+  // Whether this call measures: the same answer on every rank.
+  bool begins_probe(const Job& job, uint64_t epoch);
   void feel_distance(uint64_t epoch);
   Status copied(const Job& job);
   Status staged(const Job& job);

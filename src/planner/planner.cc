@@ -12,30 +12,36 @@ namespace {
 
 using Names = std::vector<std::string_view>;
 
+constexpr uint64_t k_tiny = 4 * 1024;      // only steps count
 constexpr uint64_t k_small = 16 * 1024;    // latency counts
+constexpr uint64_t k_latency = 64 * 1024;  // a message's price is that of a latency and some bytes
 constexpr uint64_t k_medium = 256 * 1024;  // steps still count, bytes too
 constexpr uint32_t k_direct_ranks = 64;    // all-to-all among more ranks costs too many messages
+constexpr uint32_t k_all_at_once = 16;     // ... over sockets
 
 // Contenders are those that are priced below so many times the best.
 constexpr double k_close = 1.5;
 constexpr size_t k_contenders = 3;
 
-// The table of deterministic runs: algorithms in order of preference; the first that serves the
-// request is taken.
+// The table, algorithms in order of preference: the first that serves the request is taken. That of
+// all_reduce was measured, in shared memory, over loopback and between four hosts, 2 to 8 ranks
+// (docs/performance.md, Choices); it stands where no profile was measured, and it decides alone in
+// deterministic runs.
 Names all_reduce(const Placement& p, uint64_t bytes) {
   const bool few = p.ranks <= k_direct_ranks;
   if (p.shared && few) return {"direct_two_shot"};  // SharedDirect knows when one shot is better
-  const bool grouped = !p.hierarchy.level.empty() && p.hosts > 1;
-  // Ranks of a host share its NIC: the leader form puts the same bytes on it as the scatter form,
-  // in fewer and longer flows (measured, docs/performance.md). Rails are for hosts with several
-  // NICs.
-  if (grouped && bytes <= k_small) return {"hierarchical_leader_doubling", "recursive_doubling"};
-  if (grouped) return {"hierarchical_leader", "ring"};
+  if (!p.hierarchy.level.empty() && p.hosts > 1) {
+    if (bytes <= k_tiny && p.hosts <= k_direct_ranks) return {"hierarchical_scatter_direct"};
+    // Ranks of a host share its NIC: the leader form puts the same bytes on it as the scatter form,
+    // in fewer and longer flows. Rails are for hosts with several NICs.
+    if (bytes <= k_latency) return {"hierarchical_leader_doubling", "recursive_doubling"};
+    return {"hierarchical_leader", "ring"};
+  }
+  if (bytes <= k_tiny && p.ranks == 2) return {"direct_one_shot"};
+  if (bytes <= k_tiny && p.ranks <= k_all_at_once) return {"direct_two_shot"};
   // A ring's bytes in logarithmically many steps, if nobody has to be folded in.
-  if ((p.ranks & (p.ranks - 1)) == 0) return {"halving_doubling", "ring"};
-  if (bytes <= k_small) return {"recursive_doubling", "ring"};
-  if (bytes <= k_medium) return {"halving_doubling", "ring"};
-  if (p.ranks > 256 && bytes / p.ranks < 4096) return {"halving_doubling", "ring"};
+  const bool folds = (p.ranks & (p.ranks - 1)) != 0;
+  if (!folds || bytes / p.ranks < k_latency) return {"halving_doubling", "ring"};
   return {"ring"};
 }
 
@@ -125,8 +131,10 @@ bool Planner::serves(const Call& call, const Priced& p) const {
       .ok();
 }
 
+// Deterministic runs take one row for all sizes.
 Result<Choice> Planner::from_table(const Call& call) const {
-  for (std::string_view name : preferences(call.collective, placement_, UINT64_MAX / 2))
+  const uint64_t bytes = deterministic_ ? UINT64_MAX / 2 : call.bytes;
+  for (std::string_view name : preferences(call.collective, placement_, bytes))
     if (Choice choice{std::string(name), 0, 0}; supports(call, choice).ok()) return choice;
   for (const Algorithm& algorithm : algorithms())
     if (Choice choice{std::string(algorithm.name), 0, 0}; supports(call, choice).ok())
@@ -149,6 +157,11 @@ Result<const std::vector<Priced>*> Planner::prices(const Call& call) {
   return &prices_.emplace(shape, std::move(*priced)).first->second;
 }
 
+bool Planner::in_measured_table(const Call& call) const {
+  return assumed_ && call.collective == Collective::all_reduce &&
+         placement_.ranks <= k_direct_ranks;
+}
+
 Result<Choice> Planner::choose(const Call& call) {
   if (const TuneRule* rule = rule_for(call)) {
     Choice choice{rule->algorithm, rule->chunks, 0};
@@ -163,6 +176,7 @@ Result<Choice> Planner::choose(const Call& call) {
           learnt_.find(ShapeClass::of(call.collective, call.bytes, call.dtype, call.op));
       it != learnt_.end() && supports(call, it->second).ok())
     return it->second;
+  if (in_measured_table(call)) return from_table(call);
   const Result<const std::vector<Priced>*> priced = prices(call);
   if (!priced) return priced.status();
   for (const Priced& p : **priced)
@@ -177,15 +191,14 @@ std::vector<Choice> Planner::contenders(const Call& call) {
   if (!best) return {};
   std::vector<Choice> choices = {*best};
   const ShapeClass shape = ShapeClass::of(call.collective, call.bytes, call.dtype, call.op);
-  const auto priced = prices_.find(shape);
-  if (rule_for(call) != nullptr || deterministic_ || learnt_.count(shape) > 0 ||
-      priced == prices_.end())
-    return choices;
-  for (const Priced& p : priced->second) {
+  if (rule_for(call) != nullptr || deterministic_ || learnt_.count(shape) > 0) return choices;
+  const Result<const std::vector<Priced>*> priced = prices(call);
+  if (!priced || (*priced)->empty()) return choices;
+  for (const Priced& p : **priced) {
     Choice other{std::string(p.candidate.algorithm->name), p.candidate.request.chunks,
                  p.candidate.mapping};
     if (choices.size() < k_contenders && !(other == *best) && serves(call, p) &&
-        p.seconds() <= k_close * priced->second[0].seconds())
+        p.seconds() <= k_close * (*priced)->front().seconds())
       choices.push_back(std::move(other));
   }
   return choices;
@@ -266,6 +279,8 @@ Result<std::string> Planner::explain(const Call& call) {
     why = "TUTTI_DETERMINISTIC=1: the same for all sizes, from a table";
   } else if (learnt_.count(shape) > 0) {
     why = "it was the fastest when measured";
+  } else if (in_measured_table(call)) {
+    why = "no profile was measured here (tutti tune), so a table of what was fastest elsewhere decides";
   }
   return text + fmt::format("\n{}{}: {}\n", choice->algorithm,
                             choice->chunks > 0 ? fmt::format("@{}", choice->chunks) : "", why);

@@ -2,10 +2,11 @@
 // (placement, profile, configuration, the call, what was learnt), so that all ranks pick the same
 // plan without talking.
 //
-// Whose word counts: a rule of Config::tune; then what was learnt from measurements; then the
-// tuner's prices (tuner.h), per power of two of the block's bytes. Under Config::deterministic a
-// short table decides alone, so that neither prices nor sizes change the order of operands. Plans
-// and choices are cached by shape.
+// Whose word counts: a rule of Config::tune; then what was learnt from measurements; then, for an
+// all_reduce whose profile is only assumed, a table of what was fastest where it was measured; then
+// the tuner's prices (tuner.h), per power of two of the block's bytes. Under Config::deterministic
+// one row of the table decides alone, so that neither prices nor sizes change the order of operands.
+// Plans and choices are cached by shape.
 #pragma once
 
 #include <cstdint>
@@ -62,7 +63,8 @@ class Planner {
       : placement_(std::move(placement)),
         profile_(std::move(profile)),
         rules_(std::move(rules)),
-        deterministic_(deterministic) {}
+        deterministic_(deterministic),
+        assumed_(profile_ == builtin_profile()) {}
 
   struct Call {
     Collective collective = Collective::all_reduce;
@@ -97,6 +99,7 @@ class Planner {
   PlanRequest request(const Call& call, bool in_place, const Choice& choice) const;
   Status supports(const Call& call, const Choice& choice) const;
   Result<Choice> from_table(const Call& call) const;
+  bool in_measured_table(const Call& call) const;
   // Cached by class.
   Result<const std::vector<Priced>*> prices(const Call& call);
   bool serves(const Call& call, const Priced& p) const;
@@ -105,6 +108,7 @@ class Planner {
   Profile profile_;
   std::vector<TuneRule> rules_;
   bool deterministic_;
+  bool assumed_;  // nobody has measured this machine
   std::map<ShapeClass, std::vector<Priced>> prices_;
   std::map<ShapeClass, Choice> learnt_;
   std::map<std::tuple<Collective, std::string, uint32_t, uint32_t, Rank, bool>, PlanPtr> plans_;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "tests/fuzz/walk.h"
 #include "topology/spec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -20,11 +21,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const ClusterLevel& level : spec->levels)
     for (uint32_t count : level.counts) ranks = ranks * count > 4096 ? 4097 : ranks * count;
   if (ranks > 4096) return 0;
-  const Result<Topology> topology = build_cluster(*spec);
-  if (!topology) return 0;
-  Routes routes(*topology);
-  std::vector<LinkId> links;
-  if (!routes.find(0, topology->ranks() - 1, &links)) std::abort();
-  (void)topology->groups();
+  walk(build_cluster(*spec));
   return 0;
 }

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "tests/fuzz/walk.h"
 #include "topology/load.h"
 #include "topology/nccl_xml.h"
 
@@ -20,11 +21,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     simplify(&m);
   }
   if (!parse_nccl_xml(to_nccl_xml(*hosts))) std::abort();
-  const Result<Topology> topology = build_topology(*hosts);
-  if (!topology) return 0;
-  Routes routes(*topology);
-  std::vector<LinkId> links;
-  if (!routes.find(0, topology->ranks() - 1, &links)) std::abort();
-  (void)topology->groups();
+  walk(build_topology(*hosts));
   return 0;
 }

@@ -117,6 +117,23 @@ TEST(Planner, DeterministicIsTheSameForAllSizesAndProfiles) {
   EXPECT_TRUE(planner.contenders(all_reduce(8)).size() < 2);
 }
 
+TEST(Planner, ATableDecidesUntilAProfileWasMeasured) {
+  const Placement p = hosts_of(1, 8, true);
+  Planner assumed = planner_of(p);
+  EXPECT_EQ(assumed.choose(all_reduce(64))->algorithm, "direct_two_shot");
+  EXPECT_EQ(assumed.choose(all_reduce(1 << 20))->algorithm, "halving_doubling");
+  EXPECT_GT(assumed.contenders(all_reduce(1 << 20)).size(), 1u) << "feedback may know better";
+  Result<std::string> text = assumed.explain(all_reduce(1 << 20));
+  ASSERT_TRUE(text.ok());
+  EXPECT_NE(text->find("a table of what was fastest elsewhere decides"), std::string::npos) << *text;
+  Profile here = builtin_profile();
+  here.machine = "here";
+  Planner measured(p, here, {}, false);
+  text = measured.explain(all_reduce(1 << 20));
+  ASSERT_TRUE(text.ok());
+  EXPECT_EQ(text->find("elsewhere"), std::string::npos) << *text;
+}
+
 TEST(Planner, PricesDecide) {
   const Placement p = hosts_of(16, 1);
   Profile dear_messages = builtin_profile(), dear_bytes = builtin_profile();
