@@ -273,9 +273,12 @@ ncclResult_t pncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar, ncclDataTy
       return invalid_argument(fmt::format("unknown residence {}", where));
     const auto dtype = static_cast<DType>(type);
     const bool for_another = where == ncclScalarDevice && found.comm->settings().fallback.reduces();
-    if (!for_another)
-      if (Status status = check_places(scalar, size_of(dtype), nullptr, 0); !status.ok())
-        return status.with_context("the scalar");
+    if (!for_another) {  // of a scalar on a device the value is read when the operation runs
+      Result<Place> place = common_place(scalar, size_of(dtype), nullptr, 0);
+      if (!place) return place.status().with_context("the scalar");
+      if (*place == Place::device && where == ncclScalarHostImmediate)
+        return invalid_argument("the scalar is device memory, not a value of the host");
+    }
     *op = found.comm->add_premul(dtype, scalar, where == ncclScalarHostImmediate);
     return {};
   });

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <thread>
 
+#include "src/nccl/device_calls.h"
 #include "src/nccl/errors.h"
 #include "src/nccl/log.h"
 #include "src/nccl/pointers.h"
@@ -120,7 +121,20 @@ Comm::Comm(Rank rank, uint32_t ranks, int device, Settings settings)
       ranks_(ranks),
       device_(device),
       settings_(std::move(settings)),
-      fork_epoch_(nccl::fork_epoch()) {}
+      fork_epoch_(nccl::fork_epoch()),
+      device_state_(std::make_unique<DeviceState>()) {}
+
+Comm::~Comm() = default;
+
+void Comm::drain_device() {
+  if (device_state_->staging != nullptr) device_state_->staging->drain();
+}
+
+void Comm::add_async_error(const Status& status) {
+  remember_error(status);
+  std::lock_guard lock(mutex_);
+  if (async_error_.ok()) async_error_ = status;
+}
 
 bool Comm::forked() const { return fork_epoch_ != g_fork_epoch.load(std::memory_order_relaxed); }
 
@@ -227,13 +241,13 @@ Status Comm::check(Operation* op) {
     return bad(fmt::format("count {} overflows", op->count));
   TUTTI_RETURN_IF_ERROR(resolve(op));
   if (op->count > 0 && !settings_.fallback.has(op->kind))
-    if (Status status = check_buffers(*op); !status.ok())
+    if (Status status = check_buffers(op); !status.ok())
       return status.with_context(fmt::format("rank {}", rank()));
   op->checked = true;
   return {};
 }
 
-Status Comm::check_buffers(const Operation& op) const {
+Comm::Bytes Comm::bytes_of(const Operation& op) const {
   using Kind = Operation::Kind;
   const uint32_t n = ranks();
   const bool root = op.root == static_cast<int>(rank());
@@ -241,9 +255,13 @@ Status Comm::check_buffers(const Operation& op) const {
   const bool to_root = op.kind == Kind::reduce || op.kind == Kind::gather;
   const bool sends = op.kind != Kind::recv && (!from_root || root);
   const bool receives = op.kind != Kind::send && (!to_root || root);
-  const size_t element = size_of(op.dtype()), block = op.count * element;
-  const size_t send_bytes = sends ? block * send_blocks(op, n) : 0;
-  const size_t recv_bytes = receives ? block * recv_blocks(op, n) : 0;
+  const size_t block = op.count * size_of(op.dtype());
+  return {sends ? block * send_blocks(op, n) : 0, receives ? block * recv_blocks(op, n) : 0};
+}
+
+Status Comm::check_buffers(Operation* op) const {
+  const size_t element = size_of(op->dtype());
+  const Bytes bytes = bytes_of(*op);
   auto check = [&](const void* buffer, const char* which) -> Status {
     if (buffer == nullptr) return invalid_argument(fmt::format("the {} buffer is null", which));
     if (reinterpret_cast<uintptr_t>(buffer) % element != 0)
@@ -253,9 +271,11 @@ Status Comm::check_buffers(const Operation& op) const {
                       which, element));
     return {};
   };
-  if (sends) TUTTI_RETURN_IF_ERROR(check(op.send, "send"));
-  if (receives) TUTTI_RETURN_IF_ERROR(check(op.recv, "receive"));
-  return check_places(op.send, send_bytes, op.recv, recv_bytes);
+  if (bytes.send > 0) TUTTI_RETURN_IF_ERROR(check(op->send, "send"));
+  if (bytes.recv > 0) TUTTI_RETURN_IF_ERROR(check(op->recv, "receive"));
+  Result<Place> place = common_place(op->send, bytes.send, op->recv, bytes.recv);
+  if (place) op->on_device = *place == Place::device;
+  return place.status();
 }
 
 Status Comm::run(const Operation& op) {
@@ -392,6 +412,7 @@ Status Comm::execute(std::span<Operation> operations) {
 }
 
 Status Comm::perform(Operation* op) {
+  if (op->on_device) return enqueue_on_devices({{shared_from_this(), {*op}}});
   if (blocking() && communicator() != nullptr && lane_.idle()) return execute({op, 1});
   auto self = shared_from_this();
   return perform([self, op = *op]() mutable { return self->execute({&op, 1}); });

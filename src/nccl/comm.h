@@ -61,11 +61,14 @@ class Lane {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
+struct DeviceState;
+
 class Comm : public std::enable_shared_from_this<Comm> {
  public:
   using Make = std::function<Result<std::unique_ptr<Communicator>>()>;
 
   Comm(Rank rank, uint32_t ranks, int device, Settings settings);
+  ~Comm();
 
   // Fixed at creation. Of a split or shrink: known once it is ready (rank() is 0 of 0 before).
   Rank rank() const { return rank_.load(std::memory_order_acquire); }
@@ -74,6 +77,15 @@ class Comm : public std::enable_shared_from_this<Comm> {
   bool blocking() const { return settings_.blocking; }
   const Settings& settings() const { return settings_; }
   Lane& lane() { return lane_; }
+
+  // --- device buffers
+  // What tells communicators of the same ranks apart from all others in this process; empty: unknown.
+  void set_world(std::string world) { world_ = std::move(world); }
+  const std::string& world() const { return world_; }
+  DeviceState& device_state() { return *device_state_; }
+  // Waits until streams have passed what was enqueued for this communicator.
+  void drain_device();
+  void add_async_error(const Status& status);
 
   // --- becoming ready, exactly once
   Status start(const Make& make);
@@ -84,6 +96,11 @@ class Comm : public std::enable_shared_from_this<Comm> {
   // --- operations
   // Whether operations are allowed now; says why not.
   Status usable() const;
+  // Of the buffers that an operation uses; 0 where it uses none.
+  struct Bytes {
+    size_t send = 0, recv = 0;
+  };
+  Bytes bytes_of(const Operation& operation) const;
   // Checks the arguments and resolves the reduction operator.
   Status check(Operation* operation);
   // Collectives in order, then the transfers together. Blocks; one thread at a time.
@@ -134,7 +151,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
 
   Result<std::unique_ptr<Communicator>> make_all(const Make& make);
   Status resolve(Operation* operation);
-  Status check_buffers(const Operation& operation) const;
+  Status check_buffers(Operation* operation) const;
   Status run(const Operation& operation);
   Status run_fallbacks(std::span<const Operation> operations);
   Status make_real(Communicator& here);
@@ -163,6 +180,8 @@ class Comm : public std::enable_shared_from_this<Comm> {
   int next_premul_ = ncclNumOps;
   std::mutex memory_mutex_;
   std::set<const void*> registrations_, windows_;
+  std::string world_;
+  std::unique_ptr<DeviceState> device_state_;
 
   Lane lane_;  // last: its jobs use all of the above
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "src/nccl/device_calls.h"
 #include "src/nccl/errors.h"
 
 namespace tutti::nccl {
@@ -18,6 +19,23 @@ struct Outcome {
 };
 
 }  // namespace
+
+// Operations on device buffers are enqueued from here, all communicators together; what is left of the
+// tasks runs on the host.
+Status Group::enqueue_device_part(std::vector<Task>& tasks) {
+  std::vector<DeviceTask> on_device;
+  for (Task& task : tasks) {
+    auto& all = task.operations;
+    const auto host_end = std::stable_partition(all.begin(), all.end(),
+                                                [](const Operation& op) { return !op.on_device; });
+    if (host_end == all.end()) continue;
+    on_device.push_back({task.comm, {host_end, all.end()}});
+    all.erase(host_end, all.end());
+  }
+  if (on_device.empty()) return {};
+  std::erase_if(tasks, [](const Task& t) { return t.handle != nullptr && t.operations.empty(); });
+  return enqueue_on_devices(std::move(on_device));
+}
 
 Group& Group::mine() {
   thread_local Group group;
@@ -84,6 +102,11 @@ Status Group::run(Content content) {
     for (Task& task : content.tasks)
       if (task.cancel) task.cancel(result);
   if (!result.ok()) content.tasks.clear();
+
+  if (result.ok()) {
+    result = enqueue_device_part(content.tasks);
+    if (!result.ok()) content.tasks.clear();
+  }
 
   // Destroy and abort wait for lanes; the pins make them wait for what runs in this thread as well.
   std::vector<CommTable::Pin> pins;

@@ -53,6 +53,7 @@ class Group {
     Status error;
   };
   static Status run(Content content);
+  static Status enqueue_device_part(std::vector<Task>& tasks);
 
   Content content_;
 };

@@ -5,18 +5,25 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <random>
 
 #include "src/nccl/api.h"
 #include "src/nccl/comm.h"
+#include "src/nccl/device_calls.h"
 #include "src/nccl/group.h"
 #include "src/nccl/log.h"
+#include "src/nccl/pointers.h"
 #include "src/nccl/variables.h"
 
 namespace tutti::nccl {
 namespace {
 
-// What the CUDA runtime of the program says, if it has one; the first device otherwise.
+// The device of the thread's CUDA context; else what the CUDA runtime of the program says, if it
+// has one; the first device otherwise.
 int current_device() {
+  if (driver_is_loaded())
+    if (Result<std::shared_ptr<cuda::Runtime>> runtime = device_runtime())
+      if (int current = 0; (*runtime)->driver().context_device(&current) == 0) return current;
   using GetDevice = int (*)(int*);
   const auto get = reinterpret_cast<GetDevice>(::dlsym(RTLD_DEFAULT, "cudaGetDevice"));
   int device = 0;
@@ -63,10 +70,13 @@ Status init_all(ncclComm_t* out, int ndev, const int* devlist) {
   auto made = Communicator::create_local(static_cast<uint32_t>(ndev), *config);
   if (!made) return made.status();
   std::vector<std::shared_ptr<Comm>> comms;
+  std::random_device random;
+  const std::string world = fmt::format("all {:08x}{:08x}", random(), random());
   std::vector<Status> started(ndev);
   for (int i = 0; i < ndev; ++i) {
     comms.push_back(std::make_shared<Comm>(static_cast<Rank>(i), static_cast<uint32_t>(ndev),
                                            devlist != nullptr ? devlist[i] : i, *settings));
+    comms.back()->set_world(world);
     auto start = [&, i] {
       started[i] = comms[i]->start(
           [&]() -> Result<std::unique_ptr<Communicator>> { return std::move((*made)[i]); });
@@ -98,10 +108,9 @@ Status end_of_life(ncclComm_t handle, bool abort) {
       comm = found.comm.shared();
     }
     if (!comms().retire(handle)) return find(handle).status;  // another thread was faster
-    if (abort || !comm->started())
-      comm->abort();
-    else
-      comm->lane().drain();
+    if (abort || !comm->started()) comm->abort();
+    comm->drain_device();
+    if (!abort) comm->lane().drain();
     forget_memory(*comm);
     static_cast<void>(comms().take(handle));
     return {};
@@ -132,6 +141,7 @@ Status publish(ncclComm_t* out, std::shared_ptr<Comm> comm) {
 Birth join(int nranks, const ncclUniqueId& id, int rank, Settings settings) {
   auto comm = std::make_shared<Comm>(static_cast<Rank>(rank), static_cast<uint32_t>(nranks),
                                      current_device(), std::move(settings));
+  comm->set_world(std::string(id.internal, sizeof id.internal));
   UniqueId unique;
   static_assert(sizeof id.internal == sizeof unique.bytes);
   std::memcpy(unique.bytes.data(), id.internal, sizeof id.internal);

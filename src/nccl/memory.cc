@@ -2,14 +2,15 @@
 #include <fmt/format.h>
 
 #include "src/nccl/api.h"
+#include "src/nccl/device_calls.h"
 #include "src/nccl/life.h"
 #include "src/nccl/pointers.h"
 
 namespace tutti::nccl {
 namespace {
 
-// A registered range. Host memory needs no registration to be used; what is checked here is that
-// programs use their handles rightly.
+// A registered range, of the host or of a device. Neither needs registration to be used; what is
+// checked here is that programs use their handles rightly.
 struct Registration {
   void* buffer = nullptr;
   size_t bytes = 0;
@@ -30,7 +31,7 @@ WindowTable& windows() {
 Status check_range(void* buffer, size_t bytes) {
   if (buffer == nullptr) return invalid_argument("the buffer is null");
   if (bytes == 0) return invalid_argument("a buffer of 0 bytes");
-  return check_places(nullptr, 0, buffer, bytes);
+  return common_place(nullptr, 0, buffer, bytes).status();
 }
 
 template <class Table>
@@ -55,6 +56,17 @@ Status dismiss(Table& table, std::set<const void*>& own, Comm& comm, const void*
   return {};
 }
 
+// Device memory where the calling thread has a device: its context is current. Null: it has none.
+cuda::Runtime* current_runtime(std::shared_ptr<cuda::Runtime>* keep) {
+  if (!driver_is_loaded()) return nullptr;
+  Result<std::shared_ptr<cuda::Runtime>> runtime = device_runtime();
+  cuda::Context context = nullptr;
+  if (!runtime || (*runtime)->driver().context_current(&context) != 0 || context == nullptr)
+    return nullptr;
+  *keep = *runtime;
+  return keep->get();
+}
+
 }  // namespace
 
 void forget_memory(Comm& comm) {
@@ -77,6 +89,15 @@ ncclResult_t pncclMemAlloc(void** ptr, size_t size) {
     if (ptr == nullptr) return invalid_argument("the pointer to the memory is null");
     *ptr = nullptr;
     if (size == 0) return {};
+    std::shared_ptr<cuda::Runtime> keep;
+    if (cuda::Runtime* runtime = current_runtime(&keep)) {
+      cuda::DevicePtr memory = 0;
+      const cuda::Driver& driver = runtime->driver();
+      TUTTI_RETURN_IF_ERROR(driver.check(driver.memory_alloc(&memory, size), "cuMemAlloc")
+                                .with_context(fmt::format("{} bytes", size)));
+      *ptr = reinterpret_cast<void*>(memory);
+      return {};
+    }
     Status status;
     *ptr = mem_alloc(size, &status);
     return status;
@@ -87,6 +108,13 @@ ncclResult_t pncclMemFree(void* ptr) {
   return answer("ncclMemFree", [&]() -> Status {
     if (ptr == nullptr) return {};
     forget_places();
+    if (driver_is_loaded())
+      if (Result<std::shared_ptr<cuda::Runtime>> runtime = device_runtime();
+          runtime && (*runtime)->locate(ptr).device) {
+        const cuda::Driver& driver = (*runtime)->driver();
+        return driver.check(driver.memory_free(reinterpret_cast<cuda::DevicePtr>(ptr)),
+                            "cuMemFree");
+      }
     return mem_free(ptr);
   });
 }

@@ -28,7 +28,7 @@ struct Operation {
   int datatype = 0;
   int op = ncclSum;
   int root = 0;                   // or the peer
-  cudaStream_t stream = nullptr;  // for a real NCCL only
+  cudaStream_t stream = nullptr;  // of device buffers, and for a real NCCL
 
   bool transfer() const { return kind == Kind::send || kind == Kind::recv; }
   bool reduces() const {
@@ -42,6 +42,7 @@ struct Operation {
 
   // Filled by Comm::check().
   bool checked = false;
+  bool on_device = false;  // its buffers are
   Reduction reduction;
   const void* late_scalar = nullptr;  // ncclScalarDevice: read when the operation runs
 };

@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "src/cuda/driver.h"
+
 namespace tutti::nccl {
 namespace {
 
@@ -44,7 +46,7 @@ bool writable_word(uintptr_t address) {
          errno != EFAULT;
 }
 
-using GetAttribute = int (*)(void*, int, unsigned long long);
+using GetAttributes = int (*)(unsigned, int*, void**, unsigned long long);
 
 // Libraries loaded so far; the dynamic linker tells it with the first of them.
 int count_loads(dl_phdr_info* info, size_t, void* loads) {
@@ -59,31 +61,31 @@ int find_driver(dl_phdr_info* info, size_t, void* path) {
   return 1;
 }
 
-// cuPointerGetAttribute of the driver that this process has loaded, or null: then there are no
+// cuPointerGetAttributes of the driver that this process has loaded, or null: then there are no
 // device pointers. Looked for again only when libraries were loaded since.
-GetAttribute driver_attribute() {
+GetAttributes driver_attributes() {
   static std::atomic<unsigned long long> seen{0};
-  static std::atomic<GetAttribute> attribute{nullptr};
+  static std::atomic<GetAttributes> attribute{nullptr};
   unsigned long long loads = 0;
   dl_iterate_phdr(count_loads, &loads);
   if (attribute.load() != nullptr || loads == seen.load()) return attribute.load();
   std::string path;
   if (dl_iterate_phdr(find_driver, &path) == 1)
     if (void* driver = ::dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY))  // and so it stays loaded
-      attribute.store(reinterpret_cast<GetAttribute>(::dlsym(driver, "cuPointerGetAttribute")));
+      attribute.store(reinterpret_cast<GetAttributes>(::dlsym(driver, "cuPointerGetAttributes")));
   seen.store(loads);
   return attribute.load();
 }
 
-// CUDA's driver knows its own pointers.
+// CUDA's driver knows its own pointers. Managed memory counts as the host's.
 bool is_device_memory(uintptr_t address) {
-  constexpr int k_memory_type = 2, k_is_managed = 8;  // CUpointer_attribute
-  constexpr unsigned k_device = 2;                    // CUmemorytype
-  const GetAttribute get = driver_attribute();
+  const GetAttributes get = driver_attributes();
+  if (get == nullptr) return false;
   unsigned type = 0, managed = 0;
-  if (get == nullptr || get(&type, k_memory_type, address) != 0 || type != k_device) return false;
-  get(&managed, k_is_managed, address);
-  return managed == 0;
+  int wanted[] = {cuda::k_attribute_memory_type, cuda::k_attribute_is_managed};
+  void* answers[] = {&type, &managed};
+  return get(2, wanted, answers, address) == 0 && type == cuda::k_memory_type_device &&
+         managed == 0;
 }
 
 Place look(uintptr_t first, uintptr_t last, bool writable) {
@@ -121,21 +123,35 @@ Place place_of(const void* buffer, size_t bytes, bool writable) {
   return place;
 }
 
+bool driver_is_loaded() { return driver_attributes() != nullptr; }
+
 void forget_places() { g_epoch.fetch_add(1, std::memory_order_relaxed); }
 
-Status check_places(const void* send, size_t send_bytes, const void* recv, size_t recv_bytes) {
+Result<Place> common_place(const void* send, size_t send_bytes, const void* recv,
+                           size_t recv_bytes) {
   const Place from = place_of(send, send_bytes, false);
   const Place to = place_of(recv, recv_bytes, true);
-  if (from == Place::host && to == Place::host) return {};
+  if (from == Place::nowhere || to == Place::nowhere)
+    return Status(Code::invalid_argument, from == Place::nowhere
+                                              ? sentence("send", send, from, false)
+                                              : sentence("receive", recv, to, true));
   const bool used_both = send_bytes > 0 && recv_bytes > 0;
-  std::string text = from != Place::host ? sentence("send", send, from, false)
-                                         : sentence("receive", recv, to, true);
-  if (used_both && from != to && from != Place::nowhere && to != Place::nowhere)
-    text += fmt::format(", the {} buffer host memory: one call takes either, not both",
-                        from == Place::device ? "receive" : "send");
-  const bool device = from == Place::device || to == Place::device;
-  if (device) text += "; this build of tutti has no device backend";
-  return Status(device ? Code::invalid_usage : Code::invalid_argument, text);
+  if (!used_both) return send_bytes > 0 ? from : to;
+  if (from == to) return from;
+  std::string text = from == Place::device ? sentence("send", send, from, false)
+                                           : sentence("receive", recv, to, true);
+  text += fmt::format(", the {} buffer host memory: one call takes either, not both",
+                      from == Place::device ? "receive" : "send");
+  return Status(Code::invalid_usage, text);
+}
+
+Status check_places(const void* send, size_t send_bytes, const void* recv, size_t recv_bytes) {
+  Result<Place> place = common_place(send, send_bytes, recv, recv_bytes);
+  if (!place) return place.status();
+  if (*place == Place::host) return {};
+  return Status(Code::invalid_usage, (send_bytes > 0 ? sentence("send", send, *place, false)
+                                                     : sentence("receive", recv, *place, true)) +
+                                         "; this call takes host memory");
 }
 
 }  // namespace tutti::nccl

@@ -15,8 +15,16 @@ enum class Place : unsigned char { host, device, nowhere };
 // they may be written. bytes == 0 is always host.
 Place place_of(const void* buffer, size_t bytes, bool writable);
 
+// Whether this process has loaded CUDA's driver; without it there is no device memory.
+bool driver_is_loaded();
+
 // Memory was given back: nothing remembered is true any more.
 void forget_places();
+
+// Where all given buffers are: host, or device. Errors: invalid_usage when they are mixed,
+// invalid_argument when one is nowhere. Pass null and 0 for a buffer that is not used.
+Result<Place> common_place(const void* send, size_t send_bytes, const void* recv,
+                           size_t recv_bytes);
 
 // ok when all given buffers are on the host. Otherwise says which is not, and whether host and
 // device are mixed. Pass null and 0 for a buffer that is not used.

@@ -31,11 +31,13 @@ constexpr Variable k_variables[] = {
     {"NCCL_CONF_FILE", true,
      "file of NAME=VALUE lines, instead of ~/.nccl.conf; then /etc/nccl.conf; variables that are "
      "set win"},
+    {"NCCL_CTA_POLICY", true, "2: copies of device memory by the copy engines alone"},
     {"NCCL_DEBUG", true, "VERSION, WARN, INFO or TRACE"},
     {"NCCL_DEBUG_FILE", true, "where the log goes; %h host, %p process"},
     {"NCCL_DEBUG_SUBSYS", true, "INIT, COLL, P2P, ENV, REG, CALL, ALL; ^ inverts"},
     {"NCCL_HOSTID", true, "joins or separates hosts, as TUTTI_HOST_ID"},
-    {"NCCL_MULTI_RANK_GPU_ENABLE", true, "1: ncclCommInitAll takes a device twice"},
+    {"NCCL_MAX_CTAS", true, "the most thread blocks of a launch, as TUTTI_GPU_BLOCKS"},
+    {"NCCL_MULTI_RANK_GPU_ENABLE", true, "1: several ranks may share a GPU, as TUTTI_MULTI_RANK_GPU"},
     {"NCCL_NSOCKS_PERTHREAD", true,
      "times NCCL_SOCKET_NTHREADS: tcp connections per peer, 64 at most"},
     {"NCCL_P2P_DISABLE", true, "1: ranks do not read each other's private memory (process_vm)"},
@@ -53,7 +55,6 @@ constexpr Variable k_variables[] = {
     {"NCCL_COLLNET_ENABLE", false, k_no_plugin},
     {"NCCL_COLLNET_NODE_THRESHOLD", false, k_no_plugin},
     {"NCCL_CROSS_NIC", false, k_own_plan},
-    {"NCCL_CTA_POLICY", false, k_no_gpu},
     {"NCCL_CUMEM_ENABLE", false, k_no_gpu},
     {"NCCL_CUMEM_HOST_ENABLE", false, k_no_gpu},
     {"NCCL_DEBUG_TIMESTAMP_FORMAT", false, "lines carry no time"},
@@ -95,7 +96,6 @@ constexpr Variable k_variables[] = {
     {"NCCL_LEGACY_CUDA_REGISTER", false, k_no_gpu},
     {"NCCL_LL_THRESHOLD", false, k_own_wire},
     {"NCCL_LOCAL_REGISTER", false, "registration of host memory costs nothing"},
-    {"NCCL_MAX_CTAS", false, k_no_gpu},
     {"NCCL_MAX_NCHANNELS", false, k_own_plan},
     {"NCCL_MEM_SYNC_DOMAIN", false, k_no_gpu},
     {"NCCL_MIN_CTAS", false, k_no_gpu},
@@ -183,8 +183,9 @@ void report_variables() {
 
 bool several_ranks_per_device() {
   const Variables set = read_environment();
-  const auto found = set.find("NCCL_MULTI_RANK_GPU_ENABLE");
-  return found != set.end() && found->second == "1";
+  for (const char* name : {"NCCL_MULTI_RANK_GPU_ENABLE", "TUTTI_MULTI_RANK_GPU"})
+    if (const auto found = set.find(name); found != set.end() && found->second == "1") return true;
+  return false;
 }
 
 }  // namespace tutti::nccl

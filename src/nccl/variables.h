@@ -20,7 +20,7 @@ const Variable* find_variable(const std::string& name);
 // Once per process: tells the log which NCCL_* and TUTTI_* variables are set, honoured or ignored.
 void report_variables();
 
-// NCCL_MULTI_RANK_GPU_ENABLE=1.
+// NCCL_MULTI_RANK_GPU_ENABLE=1 or TUTTI_MULTI_RANK_GPU=1.
 bool several_ranks_per_device();
 
 }  // namespace tutti::nccl

@@ -1,0 +1,51 @@
+#!/bin/bash
+# Runs all that needs a GPU and writes what it printed to perf/results/gpu-NAME-DATE.md.
+#
+#   perf/gpu_session.sh [BUILD]     BUILD: build (made here when it is not there)
+#
+# Steps that cannot run say so in the report; nothing is made up. Exit status: failed steps.
+set -u
+cd "$(dirname "$0")/.."
+build=${1:-build}
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
+if [ -z "$gpu" ]; then
+  echo "no GPU here: nvidia-smi finds none" >&2
+  exit 1
+fi
+mkdir -p perf/results
+report=perf/results/gpu-$(echo "$gpu" | tr -cs 'A-Za-z0-9' '-' | sed 's/-*$//')-$(date -u +%Y-%m-%d).md
+failed=0
+
+step() {  # step TITLE COMMAND...
+  local title=$1 status
+  shift
+  {
+    printf '\n## %s\n\n    %s\n\n```\n' "$title" "$*"
+    timeout 900 "$@" 2>&1 | tail -n 200
+    status=${PIPESTATUS[0]}
+    printf '```\n\nexit status %s\n' "$status"
+  } >>"$report"
+  echo "$title: exit status $status"
+  [ "$status" = 0 ] || failed=$((failed + 1))
+}
+
+{
+  echo "# $gpu, $(date -u +%Y-%m-%d)"
+  echo
+  echo "Commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown). $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1 | sed 's/^/Driver /')."
+} >"$report"
+
+if [ ! -x "$build/bin/test_gpu" ]; then
+  arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_device gpu_bench tutti_command nccl"
+fi
+step "Tests" ctest --test-dir "$build" -L gpu --output-on-failure
+step "Figures" "$build/bin/gpu_bench"
+if command -v compute-sanitizer >/dev/null; then
+  step "memcheck" compute-sanitizer --tool memcheck --error-exitcode 9 "$build/bin/test_gpu" '--gtest_filter=*Misalignment*:*GraphsReplay*'
+  step "racecheck" compute-sanitizer --tool racecheck --error-exitcode 9 "$build/bin/test_gpu" '--gtest_filter=*GraphsReplay*'
+else
+  printf '\n## memcheck, racecheck\n\nnot run: no compute-sanitizer here\n' >>"$report"
+fi
+echo "report: $report"
+exit $failed
