@@ -108,9 +108,10 @@ Status end_of_life(ncclComm_t handle, bool abort) {
       comm = found.comm.shared();
     }
     if (!comms().retire(handle)) return find(handle).status;  // another thread was faster
-    if (abort || !comm->started()) comm->abort();
-    comm->drain_device();
-    if (!abort) comm->lane().drain();
+    const bool ready = comm->started();
+    if (abort || !ready) comm->abort();
+    if (ready) comm->drain_device();
+    if (ready && !abort) comm->lane().drain();
     forget_memory(*comm);
     static_cast<void>(comms().take(handle));
     return {};
