@@ -61,20 +61,23 @@ int find_driver(dl_phdr_info* info, size_t, void* path) {
   return 1;
 }
 
+std::atomic<GetAttributes> g_attributes{nullptr};
+
 // cuPointerGetAttributes of the driver that this process has loaded, or null: then there are no
 // device pointers. Looked for again only when libraries were loaded since.
 GetAttributes driver_attributes() {
   static std::atomic<unsigned long long> seen{0};
-  static std::atomic<GetAttributes> attribute{nullptr};
+  if (GetAttributes known = g_attributes.load(std::memory_order_acquire)) return known;
   unsigned long long loads = 0;
   dl_iterate_phdr(count_loads, &loads);
-  if (attribute.load() != nullptr || loads == seen.load()) return attribute.load();
+  if (loads == seen.load()) return nullptr;
   std::string path;
   if (dl_iterate_phdr(find_driver, &path) == 1)
     if (void* driver = ::dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY))  // and so it stays loaded
-      attribute.store(reinterpret_cast<GetAttributes>(::dlsym(driver, "cuPointerGetAttributes")));
+      g_attributes.store(
+          reinterpret_cast<GetAttributes>(::dlsym(driver, "cuPointerGetAttributes")));
   seen.store(loads);
-  return attribute.load();
+  return g_attributes.load();
 }
 
 // CUDA's driver knows its own pointers. Managed memory counts as the host's.
@@ -112,6 +115,8 @@ Place place_of(const void* buffer, size_t bytes, bool writable) {
   const auto first = reinterpret_cast<uintptr_t>(buffer);
   const uintptr_t last = first + bytes - 1;
   if (last < first) return Place::nowhere;
+  // Beside a driver, addresses of the host may become those of a device: it is asked every time.
+  if (g_attributes.load(std::memory_order_acquire) != nullptr) return look(first, last, writable);
   Range& known = t_ranges[(first / k_page) % k_remembered];
   const uint32_t epoch = g_epoch.load(std::memory_order_relaxed);
   if (first >= known.begin && last < known.end && known.epoch == epoch &&

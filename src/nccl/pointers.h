@@ -1,6 +1,6 @@
 // Whether a buffer can be touched by this process: host memory yes, device memory and addresses
-// that nobody mapped no. Answers are remembered per thread, so that a buffer in use costs a
-// compare.
+// that nobody mapped no. Without a driver, answers are remembered per thread, so that a
+// buffer in use costs a compare.
 #pragma once
 
 #include <cstddef>
