@@ -30,7 +30,7 @@ list(APPEND TUTTI_NVCC_FLAGS
 # tutti_fatbin(OUT SOURCE): OUT is made from SOURCE and whatever it includes.
 function(tutti_fatbin out source)
   add_custom_command(OUTPUT ${out}
-    COMMAND ${TUTTI_NVCC} -fatbin ${TUTTI_NVCC_FLAGS} -MD -MF ${out}.d -MT ${out} -o ${out} ${source}
+    COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${TUTTI_NVCC} -fatbin ${TUTTI_NVCC_FLAGS} -MD -MF ${out}.d -MT ${out} -o ${out} ${source}
     DEPENDS ${source} DEPFILE ${out}.d COMMENT "Compiling ${source} for devices" VERBATIM)
 endfunction()
 

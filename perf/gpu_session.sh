@@ -37,7 +37,7 @@ step() {  # step TITLE COMMAND...
 
 if [ ! -x "$build/bin/test_gpu" ]; then
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
-  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_device gpu_bench tutti_command nccl"
+  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_nccl_device gpu_bench tutti_command nccl"
 fi
 step "Tests" ctest --test-dir "$build" -L gpu --output-on-failure
 step "Figures" "$build/bin/gpu_bench"

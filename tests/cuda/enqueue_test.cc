@@ -333,7 +333,7 @@ TEST(Runtime, ALibraryThatIsNoDriver) {
 TEST(Runtime, DriverTooOldForTheKernels) {
   FakeCuda fake;
   fake.version = 12040;
-  const auto runtime = Runtime::open(fake.driver(), FakeCuda::images());
+  const auto runtime = Runtime::open(fake.driver());
   ASSERT_FALSE(runtime.ok());
   EXPECT_EQ(runtime.status().code(), Code::device_error);
   EXPECT_NE(runtime.status().message().find("12.4"), std::string::npos)
@@ -345,10 +345,13 @@ TEST(Runtime, DriverThatFailsOrHasNoDevice) {
   {
     FakeCuda fake;
     fake.fail("cuInit", k_no_device);
-    EXPECT_EQ(Runtime::open(fake.driver(), FakeCuda::images()).status().code(), Code::device_error);
+    EXPECT_EQ(Runtime::open(fake.driver()).status().code(), Code::device_error);
+    fake.fail("cuInit", k_stub_library);  // the toolkit's stub for linking, found instead of a driver
+    EXPECT_NE(Runtime::open(fake.driver()).status().message().find("CUDA_ERROR_STUB_LIBRARY"),
+              std::string::npos);
   }
   FakeCuda none(0);
-  EXPECT_EQ(Runtime::open(none.driver(), FakeCuda::images()).status().code(), Code::device_error);
+  EXPECT_EQ(Runtime::open(none.driver()).status().code(), Code::device_error);
 }
 
 TEST(Runtime, NoKernelsInThisBuild) {

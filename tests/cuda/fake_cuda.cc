@@ -71,7 +71,9 @@ struct FakeApi {
     return 0;
   }
   static int error_name(int code, const char** name) {
-    *name = code == k_out_of_memory ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_FAKE";
+    *name = code == k_out_of_memory  ? "CUDA_ERROR_OUT_OF_MEMORY"
+            : code == k_stub_library ? "CUDA_ERROR_STUB_LIBRARY"
+                                     : "CUDA_ERROR_FAKE";
     return 0;
   }
   static int error_string(int, const char** text) {
@@ -384,7 +386,6 @@ struct FakeApi {
     *function = reinterpret_cast<Function>(functions.back().get());
     return 0;
   }
-  static std::span<const std::byte> fake_image(Family family);
   static int occupancy(int* blocks, Function, int, size_t) {
     *blocks = fake().blocks_per_multiprocessor;
     return 0;
@@ -419,15 +420,8 @@ struct FakeApi {
 #undef ENTER
 };
 
-std::span<const std::byte> FakeApi::fake_image(Family family) {
-  static const std::byte images[k_families] = {std::byte{1}, std::byte{2}, std::byte{3}};
-  return {&images[static_cast<int>(family)], 1};
-}
-
-Images FakeCuda::images() { return {FakeApi::fake_image, 13000}; }
-
 std::shared_ptr<Runtime> FakeCuda::runtime() const {
-  Result<std::shared_ptr<Runtime>> made = Runtime::open(driver_, images());
+  Result<std::shared_ptr<Runtime>> made = Runtime::open(driver_);
   return made ? *made : nullptr;
 }
 

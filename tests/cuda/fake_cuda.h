@@ -18,7 +18,6 @@
 #include <thread>
 #include <vector>
 
-#include "src/cuda/image.h"
 #include "src/cuda/runtime.h"
 
 namespace tutti::cuda {
@@ -36,9 +35,8 @@ class FakeCuda {
 
   std::shared_ptr<const Driver> driver() const { return driver_; }
 
-  // A runtime over it, with images that stand for the kernels.
+  // A runtime over it, with images that stand for the kernels (fake_images.cc).
   std::shared_ptr<Runtime> runtime() const;
-  static Images images();
 
   // The next `times` calls of a driver function ("cuMemHostAlloc") fail with `code`.
   void fail(const std::string& function, int code, int times = 1);

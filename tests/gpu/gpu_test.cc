@@ -1,6 +1,6 @@
 // What only a device can show: its kernels against the CPU kernels and the plan's interpreter, bit
 // for bit; graphs; abort; overlapping grids; the stream's memory operations. Skipped, with the
-// reason, where there is none. Runs on the fake driver as well (device.twin), which tests the
+// reason, where there is none. Runs on the fake driver as well (twin.gpu), which tests the
 // tests.
 #include <gtest/gtest.h>
 
@@ -12,6 +12,7 @@
 #include "src/cuda/plan_world.h"
 #include "src/cuda/staging.h"
 #include "tests/cuda/oracle.h"
+#include "tests/gpu/device.h"
 
 namespace tutti::cuda {
 namespace {
@@ -19,16 +20,11 @@ namespace {
 class Gpu : public testing::Test {
  protected:
   void SetUp() override {
-    auto driver = load_driver();
-    if (!driver) GTEST_SKIP() << driver.status().message();
-    if (built_in_images().toolkit == 0) GTEST_SKIP() << "this build has no device kernels";
-    auto runtime = Runtime::open(*driver);
-    if (!runtime) GTEST_SKIP() << runtime.status().message();
-    driver_ = *driver;
-    runtime_ = *runtime;
-    auto device = runtime_->device(0);
-    ASSERT_TRUE(device.ok()) << device.status().to_string();
-    device_ = *device;
+    const FoundDevice found = find_device();
+    if (found.device == nullptr) GTEST_SKIP() << found.missing;
+    driver_ = found.driver;
+    runtime_ = found.runtime;
+    device_ = found.device;
     scope_ = std::make_unique<Scope>(*driver_, device_->context());
     ASSERT_EQ(driver_->stream_create(&stream_, k_stream_non_blocking), 0);
   }

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "src/cuda/runtime.h"
+#include "tests/gpu/device.h"
 
 namespace tutti::cuda {
 namespace {
@@ -18,16 +18,11 @@ class NcclOnDevice : public testing::Test {
  protected:
   void SetUp() override {
     setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 1);
-    auto driver = load_driver();
-    if (!driver) GTEST_SKIP() << driver.status().message();
-    driver_ = *driver;
-    if (built_in_images().toolkit == 0) GTEST_SKIP() << "this build has no device kernels";
-    auto runtime = Runtime::open(driver_);
-    if (!runtime) GTEST_SKIP() << runtime.status().message();
-    runtime_ = *runtime;
-    auto device = runtime_->device(0);
-    ASSERT_TRUE(device.ok()) << device.status().to_string();
-    ASSERT_EQ(driver_->context_push((*device)->context()), 0);
+    const FoundDevice found = find_device();
+    if (found.device == nullptr) GTEST_SKIP() << found.missing;
+    driver_ = found.driver;
+    runtime_ = found.runtime;
+    ASSERT_EQ(driver_->context_push(found.device->context()), 0);
     pushed_ = true;
   }
   void TearDown() override {
