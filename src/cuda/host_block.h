@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <barrier>
+#include <chrono>
+#include <thread>
 
 #include "src/cuda/program.h"
 
@@ -25,7 +27,15 @@ struct HostMemory {
   static void store(uint64_t* p, uint64_t v) {
     std::atomic_ref<uint64_t>(*p).store(v, std::memory_order_relaxed);
   }
-  static void pause() { sched_yield(); }
+  // Others may have to run first, on few cores beside other programs: now and then the thread sleeps.
+  static void pause() {
+    thread_local uint32_t turns = 0;
+    if (++turns % 16 != 0) {
+      sched_yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(1));
+    }
+  }
 };
 
 // What the threads of a block meet at.

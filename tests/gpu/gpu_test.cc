@@ -199,6 +199,7 @@ class GpuPlans : public Gpu {
       }
       const Status status = ranks.launch(**bound, in, out, stream_);
       ASSERT_TRUE(status.ok()) << status.to_string();
+      ASSERT_EQ(driver_->stream_synchronize(stream_), 0);  // what runs on it is about to go
       for (Rank r = 0; r < n; ++r) {
         if (shape.output_chunks(r) == 0) continue;
         const Bytes got = download(out[r], want[r].size());
@@ -215,7 +216,9 @@ class GpuPlans : public Gpu {
 
 TEST_F(GpuPlans, EveryAlgorithmEqualsTheInterpreter) {
   std::mt19937 random(3);
+  const bool twin = device_->name() == "Fake GPU";  // of threads, which take turns on a few cores
   for (uint32_t n : {2u, 3u, 5u, 8u}) {
+    if (twin && n > 3) break;
     auto ranks = world(n);
     ASSERT_NE(ranks, nullptr);
     for (const Algorithm& algorithm : algorithms())
@@ -232,8 +235,8 @@ TEST_F(GpuPlans, EveryAlgorithmEqualsTheInterpreter) {
           if (by_pairs || !algorithm.supports(request).ok()) continue;
           const PlanPtr plan = algorithm.make(request);
           for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
-            const uint64_t counts[] = {1, 77, 5000, 60000};
-            check(*ranks, {plan, counts[random() % 4], static_cast<DType>(random() % k_dtypes),
+            const uint64_t counts[] = {1, 77, 2000, 60000};
+            check(*ranks, {plan, counts[random() % (twin ? 3 : 4)], static_cast<DType>(random() % k_dtypes),
                            static_cast<ReduceOp>(random() % 5), wire,
                            1 + static_cast<uint32_t>(random() % 2)});
             if (HasFatalFailure()) return;
