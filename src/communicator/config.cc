@@ -218,12 +218,15 @@ void read_nccl_switches(Reader* reader, const Variables& variables, Config* conf
     config->tune = tune_from_nccl_algo(*algorithms);
 }
 
-// What collectives may take of a GPU. NCCL_MAX_CTAS and NCCL_CTA_POLICY join in once the NCCL API
-// takes device buffers.
+// What collectives may take of a GPU. TUTTI_* names win over NCCL's.
 void read_gpu(Reader* reader, Config* config) {
   reader->flag("NCCL_MULTI_RANK_GPU_ENABLE", &config->multi_rank_gpu);
   reader->flag("TUTTI_MULTI_RANK_GPU", &config->multi_rank_gpu);
+  reader->number<uint32_t>("NCCL_MAX_CTAS", 1, 1024, &config->gpu_blocks);
   reader->number<uint32_t>("TUTTI_GPU_BLOCKS", 0, 1024, &config->gpu_blocks);
+  uint32_t policy = 0;  // 2: no multiprocessors where it can be avoided
+  reader->number<uint32_t>("NCCL_CTA_POLICY", 0, 2, &policy);
+  if (policy == 2) config->gpu_copy_engine_bytes = 0;
   reader->number<size_t>("TUTTI_GPU_COPY_ENGINE_BYTES", 0, size_t{1} << 40,
                          &config->gpu_copy_engine_bytes);
 }
