@@ -53,11 +53,11 @@ struct Config {
   std::string fault;
   // Several ranks may share a GPU. TUTTI_MULTI_RANK_GPU=1 or NCCL_MULTI_RANK_GPU_ENABLE=1.
   bool multi_rank_gpu = false;
-  // The most thread blocks that a collective may take on a GPU; 0: decide. NCCL programs give it
-  // as ncclConfig_t::maxCTAs. TUTTI_GPU_BLOCKS.
+  // The most thread blocks that a collective may take on a GPU; 0: decide. TUTTI_GPU_BLOCKS or
+  // NCCL_MAX_CTAS.
   uint32_t gpu_blocks = 0;
   // From this many bytes per rank on, collectives that only copy use the GPU's copy engines and no
-  // multiprocessor. TUTTI_GPU_COPY_ENGINE_BYTES.
+  // multiprocessor. TUTTI_GPU_COPY_ENGINE_BYTES; NCCL_CTA_POLICY=2: from the first byte.
   size_t gpu_copy_engine_bytes = size_t{64} << 20;
   // WARN | INFO | TRACE | "" (quiet), and where to. TUTTI_DEBUG or NCCL_DEBUG; *_DEBUG_FILE.
   std::string debug;
