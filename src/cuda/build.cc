@@ -14,6 +14,11 @@ constexpr uint64_t k_least_chunk = 64;
 // What one chunk of a message needs in a slot: a worker's share is rounded up to a cache line.
 constexpr uint32_t k_least_slot = 128;
 
+Status refuse(const Plan& plan, std::string why) {
+  return Status(Code::unsupported,
+                fmt::format("plan {} cannot run on a device: {}", plan.algorithm(), why));
+}
+
 // One lane, before addresses are known.
 struct LaneDraft {
   std::vector<DeviceAction> actions;
@@ -33,18 +38,13 @@ class LaneBuilder {
       at += action.steps;
     }
     if (std::max(draft_.out.size(), draft_.in.size()) > k_max_links)
-      return refuse(fmt::format("more than {} peers per lane", k_max_links));
+      return refuse(plan_, fmt::format("more than {} peers per lane", k_max_links));
     return std::move(draft_);
   }
 
  private:
   using Verb = DeviceAction::Verb;
   using Kind = tutti::Action::Kind;
-
-  Status refuse(std::string why) const {
-    return Status(Code::unsupported,
-                  fmt::format("plan {} cannot run on a device: {}", plan_.algorithm(), why));
-  }
 
   Status add(const tutti::Action& action) {
     switch (action.kind) {
@@ -104,7 +104,7 @@ class LaneBuilder {
         const uint32_t link = link_in(s.peer);
         if (std::any_of(begin, draft_.operands.end(),
                         [&](const Operand& o) { return o.link == link; }))
-          return refuse("a pass hears a peer twice");
+          return refuse(plan_, "a pass hears a peer twice");
         add_message(s.peer);
       }
     }
@@ -132,7 +132,7 @@ class LaneBuilder {
     DeviceAction& a = draft_.actions.back();
     a.operands = static_cast<uint32_t>(draft_.operands.size()) - a.first_operand;
     if (a.operands > k_max_links)
-      return refuse(fmt::format("a step with more than {} operands", k_max_links));
+      return refuse(plan_, fmt::format("a step with more than {} operands", k_max_links));
     return {};
   }
 
@@ -159,45 +159,42 @@ class LaneBuilder {
 
   uint32_t link_out(Rank peer) {
     return find(out_, {peer, 0}, draft_.out, [&] {
-      const WindowShape& w = request_.window;
-      std::byte* mine = request_.windows[request_.rank];
-      std::byte* theirs = request_.windows[peer];
-      Link link;
-      link.inbox = at<Inbox>(theirs, w.inbox(request_.rank, lane_));
-      link.ack = at<Ack>(mine, w.ack(peer, lane_));
-      link.packets = theirs + w.packets(request_.rank, lane_);
-      link.slots = theirs + w.slots(request_.rank, lane_);
-      link.counters = at<Counters>(mine, w.counters_out(peer, lane_));
+      Link link = towards(request_.rank, peer);
+      link.counters = at<Counters>(mine(), request_.window.counters_out(peer, lane_));
       link.peer = peer;
       return link;
     });
   }
   uint32_t link_in(Rank peer) {
     return find(in_, {peer, 0}, draft_.in, [&] {
-      const WindowShape& w = request_.window;
-      std::byte* mine = request_.windows[request_.rank];
-      std::byte* theirs = request_.windows[peer];
-      Link link;
-      link.inbox = at<Inbox>(mine, w.inbox(peer, lane_));
-      link.ack = at<Ack>(theirs, w.ack(request_.rank, lane_));
-      link.packets = mine + w.packets(peer, lane_);
-      link.slots = mine + w.slots(peer, lane_);
-      link.counters = at<Counters>(mine, w.counters_in(peer, lane_));
+      Link link = towards(peer, request_.rank);
+      link.counters = at<Counters>(mine(), request_.window.counters_in(peer, lane_));
       link.peer = peer;
       return link;
     });
   }
+  // What both ends of the connection from one rank to another use.
+  Link towards(Rank from, Rank to) const {
+    const WindowShape& w = request_.window;
+    std::byte* there = request_.windows[to];
+    Link link;
+    link.inbox = at<Inbox>(there, w.inbox(from, lane_));
+    link.ack = at<Ack>(request_.windows[from], w.ack(to, lane_));
+    link.packets = there + w.packets(from, lane_);
+    link.slots = there + w.slots(from, lane_);
+    return link;
+  }
   uint32_t signal(Lane from, Lane to, bool out) {
     return find(out ? out_ : in_, {out ? to : from, 1}, out ? draft_.out : draft_.in, [&] {
       const WindowShape& w = request_.window;
-      std::byte* mine = request_.windows[request_.rank];
       Link link;
-      link.inbox = at<Inbox>(mine, w.signal(from, to));
-      link.counters = at<Counters>(mine, w.counters_signal(from, to, out));
+      link.inbox = at<Inbox>(mine(), w.signal(from, to));
+      link.counters = at<Counters>(mine(), w.counters_signal(from, to, out));
       link.peer = request_.rank;
       return link;
     });
   }
+  std::byte* mine() const { return request_.windows[request_.rank]; }
   template <class T>
   static T* at(std::byte* window, uint64_t offset) {
     return reinterpret_cast<T*>(window + offset);
@@ -224,27 +221,6 @@ class LaneBuilder {
   std::map<Rank, Sends> sends_;
 };
 
-Status check(const BuildRequest& r) {
-  const Shape& shape = r.plan->shape();
-  const auto refuse = [&](std::string why) {
-    return Status(Code::unsupported,
-                  fmt::format("plan {} cannot run on a device: {}", r.plan->algorithm(), why));
-  };
-  if (shape.lanes > r.window.lanes)
-    return refuse(fmt::format("{} lanes, windows have {}", shape.lanes, r.window.lanes));
-  if (r.workers == 0 || r.workers > r.window.workers)
-    return refuse(fmt::format("{} workers, windows have {}", r.workers, r.window.workers));
-  if (r.wire != Wire::direct && shape.credits > r.window.depth)
-    return refuse(fmt::format("{} messages in flight per link, windows have {}", shape.credits,
-                              r.window.depth));
-  const uint32_t slot = r.wire == Wire::packets ? r.window.packet_bytes : r.window.slot_bytes;
-  if (r.wire != Wire::direct && slot > 0 && slot / shape.longest < k_least_slot)
-    return refuse(fmt::format("messages of {} chunks, slots of {} bytes", shape.longest, slot));
-  if (r.wire == Wire::packets && slot == 0) return refuse("windows have no slots for packets");
-  if (r.wire == Wire::slots && r.window.slot_bytes == 0) return refuse("windows have no slots");
-  return {};
-}
-
 // Puts arrays behind each other, 16-byte aligned, and tells where they will be.
 class Packer {
  public:
@@ -268,25 +244,68 @@ class Packer {
   std::vector<std::byte> bytes_;
 };
 
+uint32_t slot_bytes(Wire wire, const WindowShape& window) {
+  return wire == Wire::packets ? window.packet_bytes : window.slot_bytes;
+}
+
+// The most of a chunk in one round; 0: everything.
+uint64_t chunk_limit(const Shape& shape, Wire wire, const WindowShape& window, uint32_t workers) {
+  // Scratch of several generations must not grow with the call.
+  if (wire == Wire::direct) return shape.scratch > shape.chunks ? uint64_t{4} << 20 : 0;
+  // A worker's share of a chunk is rounded up to a cache line.
+  return std::max<uint64_t>(k_least_chunk, (slot_bytes(wire, window) / shape.longest - 64) * workers);
+}
+
+Status check(const PlanCall& call, const WindowShape& window) {
+  const Plan& plan = *call.plan;
+  const Shape& shape = plan.shape();
+  if (shape.lanes > window.lanes)
+    return refuse(plan, fmt::format("{} lanes, windows have {}", shape.lanes, window.lanes));
+  if (call.workers == 0 || call.workers > window.workers)
+    return refuse(plan, fmt::format("{} workers, windows have {}", call.workers, window.workers));
+  if (call.wire == Wire::direct) return {};
+  const uint32_t depth = std::min(window.depth, k_max_depth), slot = slot_bytes(call.wire, window);
+  if (shape.credits > depth)
+    return refuse(plan, fmt::format("{} messages in flight per link, windows have {}", shape.credits, depth));
+  if (slot == 0)
+    return refuse(plan, call.wire == Wire::packets ? "windows have no slots for packets" : "windows have no slots");
+  if (slot / shape.longest < k_least_slot)
+    return refuse(plan, fmt::format("messages of {} chunks, slots of {} bytes", shape.longest, slot));
+  return {};
+}
+
 }  // namespace
 
-Layout device_layout(const Plan& plan, uint64_t count, DType dtype, Wire wire,
-                     const WindowShape& window, uint32_t workers) {
+Result<DeviceCut> cut_of(const PlanCall& call, const WindowShape& window) {
+  TUTTI_RETURN_IF_ERROR(check(call, window));
+  const Shape& shape = call.plan->shape();
+  DeviceCut cut;
+  cut.layout = Layout(shape, call.count, size_of(call.dtype),
+                      chunk_limit(shape, call.wire, window, call.workers), k_least_chunk);
+  cut.wire = call.wire;
+  cut.workers = call.workers;
+  cut.slot_bytes = slot_bytes(call.wire, window);
+  cut.share = share_of(cut.layout.scratch_bytes(1), call.workers);
+  return cut;
+}
+
+uint64_t scratch_bound(const Plan& plan, const WindowShape& window) {
   const Shape& shape = plan.shape();
-  uint64_t most = 0;  // of a chunk in one round; 0: everything
-  if (wire == Wire::direct) {
-    // Scratch of several generations must not grow with the call.
-    if (shape.scratch > shape.chunks) most = uint64_t{4} << 20;
-  } else {
-    const uint64_t slot = wire == Wire::packets ? window.packet_bytes : window.slot_bytes;
-    // A worker's share of a chunk is rounded up to a cache line.
-    most = std::max<uint64_t>(k_least_chunk, (slot / shape.longest - 64) * workers);
-  }
-  return Layout(shape, count, size_of(dtype), most, k_least_chunk);
+  uint64_t most = 0;
+  for (Wire wire : {Wire::packets, Wire::slots})
+    if (slot_bytes(wire, window) / shape.longest >= k_least_slot)
+      most = std::max(most, chunk_limit(shape, wire, window, window.workers));
+  return shape.scratch * most;
+}
+
+Operator operator_of(const PlanCall& call) {
+  return {call.op == ReduceOp::avg ? call.plan->shape().ranks : 0, call.op == ReduceOp::max};
 }
 
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
-  TUTTI_RETURN_IF_ERROR(check(request));
+  if (request.plan->shape().lanes > request.window.lanes)
+    return refuse(*request.plan, fmt::format("{} lanes, windows have {}", request.plan->shape().lanes,
+                                             request.window.lanes));
   Packer packer(base);
   std::vector<DeviceLane> lanes;
   for (Lane l = 0; l < request.plan->shape().lanes; ++l) {
@@ -303,15 +322,8 @@ Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
     lanes.push_back(lane);
   }
   DeviceProgram program;
-  program.layout = device_layout(*request.plan, request.count, request.dtype, request.wire,
-                                 request.window, request.workers);
-  program.share = share_of(program.layout.scratch_bytes(1), request.workers);
-  program.wire = request.wire;
   program.lanes = request.plan->shape().lanes;
-  program.workers = request.workers;
-  program.depth = request.window.depth;
-  program.slot_bytes =
-      request.wire == Wire::packets ? request.window.packet_bytes : request.window.slot_bytes;
+  program.depth = std::min(request.window.depth, k_max_depth);
   program.lane = packer.put(lanes);
   program.scratch = request.scratch;
   program.control = request.control;

@@ -12,16 +12,30 @@
 
 namespace tutti::cuda {
 
+// A call of a plan, in what every rank says alike.
+struct PlanCall {
+  PlanPtr plan;
+  uint64_t count = 0;  // elements of a block
+  DType dtype = DType::int8;
+  ReduceOp op = ReduceOp::sum;
+  Wire wire = Wire::direct;
+  uint32_t workers = 1;
+};
+
+// How a call is cut into rounds, chunks and workers' shares; pure, the same on every rank.
+// Errors: unsupported when the plan needs more lanes, workers, messages in flight or room in slots than
+// windows have.
+Result<DeviceCut> cut_of(const PlanCall& call, const WindowShape& window);
+// The most scratch that any call through packets or slots takes, at any size.
+uint64_t scratch_bound(const Plan& plan, const WindowShape& window);
+Operator operator_of(const PlanCall& call);
+
 struct BuildRequest {
   PlanPtr plan;
   Rank rank = 0;
-  uint64_t count = 0;  // elements of a block
-  DType dtype = DType::int8;
-  Wire wire = Wire::direct;
-  uint32_t workers = 1;
   WindowShape window;
   std::vector<std::byte*> windows;  // of every rank, as this rank's device addresses them
-  std::byte* scratch = nullptr;     // scratch_bytes() of the layout, as the device addresses it
+  std::byte* scratch = nullptr;     // scratch_bytes() of the largest layout, as the device addresses it
   Control* control = nullptr;       // likewise
 };
 
@@ -31,12 +45,8 @@ struct ProgramImage {
   uint64_t program = 0;  // offset of the DeviceProgram
 };
 
-// How a call is cut into rounds and chunks under a wire protocol; pure, the same on every rank.
-Layout device_layout(const Plan& plan, uint64_t count, DType dtype, Wire wire,
-                     const WindowShape& window, uint32_t workers);
-
-// The image for the address `base`. Errors: unsupported when the plan needs more links, lanes,
-// operands or messages in flight than windows have.
+// The image for the address `base`. Errors: unsupported when the plan needs more lanes, links or operands
+// than windows have.
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base);
 // The bytes of that image, for allocation; the same for every base.
 Result<uint64_t> program_bytes(const BuildRequest& request);

@@ -29,9 +29,10 @@ struct BlockState {
 template <DType kType, Family kFamily, class Memory, class Block>
 class Worker {
  public:
-  TUTTI_HD Worker(const DeviceCall& call, Operator op, uint32_t lane, uint32_t worker,
-                  BlockState& state, Block block)
-      : call_(call),
+  TUTTI_HD Worker(const DeviceCut& cut, const DeviceCall& call, Operator op, uint32_t lane,
+                  uint32_t worker, BlockState& state, Block block)
+      : cut_(cut),
+        call_(call),
         program_(*call.program),
         lane_(program_.lane[lane]),
         op_(op),
@@ -43,7 +44,7 @@ class Worker {
     if (lane_.action_count == 0) return;
     enter();
     bool alive = true;
-    for (round_ = 0; alive && round_ < program_.layout.rounds(); ++round_)
+    for (round_ = 0; alive && round_ < cut_.layout.rounds(); ++round_)
       for (uint32_t i = 0; alive && i < lane_.action_count; ++i) alive = step(lane_.actions[i]);
     leave(alive);
   }
@@ -58,7 +59,7 @@ class Worker {
   TUTTI_HD void enter() {
     each(lane_.out_count, [&](uint32_t i) {
       state_.out[i] = lane_.out[i].counters[worker_];
-      if (program_.wire != Wire::direct || lane_.out[i].ack == nullptr) return;
+      if (cut_.wire != Wire::direct || lane_.out[i].ack == nullptr) return;
       // Published with the first flag that is released.
       Inbox& inbox = lane_.out[i].inbox[worker_];
       inbox.buffers = call_.buffers;
@@ -72,7 +73,7 @@ class Worker {
   // A rank completes only when what its peers read of it has been read.
   TUTTI_HD void leave(bool alive) {
     block_.sync();
-    if (alive && program_.wire == Wire::direct)
+    if (alive && cut_.wire == Wire::direct)
       each(lane_.out_count, [&](uint32_t i) {
         if (lane_.out[i].ack != nullptr)
           static_cast<void>(await(&lane_.out[i].ack[worker_].tail, state_.out[i].messages));
@@ -102,7 +103,7 @@ class Worker {
   }
 
   TUTTI_HD bool send(const DeviceAction& a) {
-    if (program_.wire == Wire::direct) {  // what was written before has been synced
+    if (cut_.wire == Wire::direct) {  // what was written before has been synced
       each(a.operands, [&](uint32_t i) {
         const uint32_t link = operand(a, i).link;
         Memory::release(&lane_.out[link].inbox[worker_].head, ++state_.out[link].messages);
@@ -111,7 +112,7 @@ class Worker {
       return true;
     }
     if (!claim_slots(a)) return false;
-    if (program_.wire == Wire::packets) {
+    if (cut_.wire == Wire::packets) {
       send_packets(a);
     } else {
       fill_slots(a);
@@ -133,6 +134,7 @@ class Worker {
       const uint64_t number = ++state_.out[link].messages;
       if (number > program_.depth)
         alive = await(&lane_.out[link].ack[worker_].tail, number - program_.depth) && alive;
+      if (alive) Memory::store(tag_of(lane_.out[link], number), tag(number));
       state_.pointers[i] = slot(lane_.out[link], number);
       state_.numbers[i] = static_cast<uint32_t>(number);
     });
@@ -179,7 +181,7 @@ class Worker {
     for (uint32_t c = 0; c < a.count; ++c) {
       const Slice s = slice(a.dst_buffer, a.dst + c);
       std::byte* to = base(a.dst_buffer) + s.offset;
-      if (program_.wire == Wire::packets) {
+      if (cut_.wire == Wire::packets) {
         for (uint64_t u = block_.thread(); u < units_of(s.bytes) && alive; u += block_.threads()) {
           Words<k_unit> data;
           alive = take_unit(0, at + u, data);
@@ -187,7 +189,7 @@ class Worker {
         }
         at += units_of(s.bytes);
       } else {
-        const std::byte* from = program_.wire == Wire::slots
+        const std::byte* from = cut_.wire == Wire::slots
                                     ? state_.pointers[0] + at
                                     : peer_base(o) + slice(o.buffer, o.chunk + c).offset;
         copy(team(), {&from, 1, &to, 1, s.bytes});
@@ -207,7 +209,7 @@ class Worker {
       std::byte* to = base(a.dst_buffer) + s.offset;
       each(a.operands, [&](uint32_t i) { state_.sources[i] = source(operand(a, i), i, c, at); });
       block_.sync();
-      if (program_.wire == Wire::packets) {
+      if (cut_.wire == Wire::packets) {
         alive = reduce_packets(a, op, s, to, at) && alive;
         at += units_of(s.bytes);
       } else {
@@ -221,8 +223,8 @@ class Worker {
 
   TUTTI_HD const std::byte* source(const Operand& o, uint32_t i, uint32_t c, uint64_t at) const {
     if (o.link == k_local) return base(o.buffer) + slice(o.buffer, o.chunk + c).offset;
-    if (program_.wire == Wire::packets) return nullptr;
-    if (program_.wire == Wire::slots) return state_.pointers[i] + at;
+    if (cut_.wire == Wire::packets) return nullptr;
+    if (cut_.wire == Wire::slots) return state_.pointers[i] + at;
     return peer_base(o) + slice(o.buffer, o.chunk + c).offset;
   }
 
@@ -289,7 +291,8 @@ class Worker {
 
   // --- messages
 
-  // Waits for every message of the action; packets are waited for one by one as they are read.
+  // Waits for every message of the action; of packets only for the tag: they are waited for one by
+  // one as they are read.
   TUTTI_HD bool await_messages(const DeviceAction& a) {
     bool alive = true;
     each(a.operands, [&](uint32_t i) {
@@ -298,9 +301,7 @@ class Worker {
       const uint64_t number = ++state_.in[link].messages;
       state_.numbers[i] = static_cast<uint32_t>(number);
       state_.pointers[i] = slot(lane_.in[link], number);
-      if (program_.wire == Wire::packets) return;
-      alive = await(&lane_.in[link].inbox[worker_].head, number) && alive;
-      if (alive && program_.wire == Wire::direct) alive = same_call(lane_.in[link]);
+      alive = arrived(lane_.in[link], number) && alive;
     });
     return !block_.any(!alive);
   }
@@ -317,9 +318,24 @@ class Worker {
     return true;
   }
 
-  TUTTI_HD bool same_call(const Link& link) {
-    const uint64_t theirs = link.inbox[worker_].signature;
-    if (theirs == call_.signature) return true;
+  TUTTI_HD bool arrived(const Link& link, uint64_t number) {
+    const Inbox& inbox = link.inbox[worker_];
+    if (cut_.wire == Wire::direct)
+      return await(&inbox.head, number) && same_call(link, inbox.signature, call_.signature);
+    uint64_t theirs = 0;
+    const auto here = [&] { return (theirs = Memory::load(tag_of(link, number))) >> 32 == low(number); };
+    return poll(here) && same_call(link, low(theirs), low(call_.signature)) &&
+           (cut_.wire == Wire::packets || await(&inbox.head, number));
+  }
+  // Tags are looked at one by one, so that a message can be told from what its place held before.
+  TUTTI_HD uint64_t* tag_of(const Link& link, uint64_t number) const {
+    return &link.inbox[worker_].tags[number % program_.depth];
+  }
+  TUTTI_HD uint64_t tag(uint64_t number) const { return number << 32 | low(call_.signature); }
+  TUTTI_HD static uint64_t low(uint64_t word) { return word & 0xffffffff; }
+
+  TUTTI_HD bool same_call(const Link& link, uint64_t theirs, uint64_t ours) {
+    if (theirs == ours) return true;
     Memory::store(&program_.control->their_signature, theirs);
     Memory::store(&program_.control->mismatch, uint64_t{link.peer} + 1);
     Memory::store(&program_.control->abort, 1);
@@ -327,22 +343,25 @@ class Worker {
   }
 
   TUTTI_HD bool await(const uint64_t* flag, uint64_t number) const {
-    for (uint32_t turn = 1;; ++turn) {
-      if (Memory::acquire(flag) >= number) return true;
-      if (turn % 32 == 0 && Memory::load(&program_.control->abort) != 0) return false;
-      Memory::pause();
-    }
+    return poll([&] { return Memory::acquire(flag) >= number; });
   }
 
   TUTTI_HD bool take_unit(uint32_t i, uint64_t unit, Words<k_unit>& data) const {
     const auto* packet = reinterpret_cast<const uint64_t*>(state_.pointers[i]) + 2 * unit;
+    const uint32_t number = state_.numbers[i];
+    return poll([&] {
+      const uint64_t first = Memory::load(packet), second = Memory::load(packet + 1);
+      data.w[0] = static_cast<uint32_t>(first);
+      data.w[1] = static_cast<uint32_t>(second);
+      return first >> 32 == number && second >> 32 == number;
+    });
+  }
+
+  // Until `done`; false when the host said to leave.
+  template <class Done>
+  TUTTI_HD bool poll(Done&& done) const {
     for (uint32_t turn = 1;; ++turn) {
-      const uint64_t low = Memory::load(packet), high = Memory::load(packet + 1);
-      data.w[0] = static_cast<uint32_t>(low);
-      data.w[1] = static_cast<uint32_t>(high);
-      const uint32_t number = state_.numbers[i];
-      if (static_cast<uint32_t>(low >> 32) == number && static_cast<uint32_t>(high >> 32) == number)
-        return true;
+      if (done()) return true;
       if (turn % 32 == 0 && Memory::load(&program_.control->abort) != 0) return false;
       Memory::pause();
     }
@@ -350,8 +369,8 @@ class Worker {
 
   TUTTI_HD std::byte* slot(const Link& link, uint64_t number) const {
     const uint64_t index = uint64_t{worker_} * program_.depth + number % program_.depth;
-    if (program_.wire == Wire::packets) return link.packets + index * 2 * program_.slot_bytes;
-    return link.slots + index * program_.slot_bytes;
+    if (cut_.wire == Wire::packets) return link.packets + index * 2 * cut_.slot_bytes;
+    return link.slots + index * cut_.slot_bytes;
   }
 
   // --- places
@@ -384,7 +403,7 @@ class Worker {
     return lane_.in[o.link].inbox[worker_].buffers.base[static_cast<int>(o.buffer)];
   }
   TUTTI_HD Slice slice(Buffer buffer, uint32_t chunk) const {
-    return slice_of(program_.layout.chunk(buffer, chunk, round_), worker_, program_.share);
+    return slice_of(cut_.layout.chunk(buffer, chunk, round_), worker_, cut_.share);
   }
   TUTTI_HD uint64_t bytes(Buffer buffer, uint32_t first, uint32_t count) const {
     uint64_t total = 0;
@@ -401,6 +420,7 @@ class Worker {
     for (uint32_t i = block_.thread(); i < n; i += block_.threads()) f(i);
   }
 
+  const DeviceCut& cut_;
   const DeviceCall& call_;
   const DeviceProgram& program_;
   const DeviceLane& lane_;

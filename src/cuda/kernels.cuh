@@ -39,10 +39,11 @@ class DeviceBlock {
 template <DType kType, Family kFamily>
 __device__ void plan_kernel(const PlanLaunch& launch) {
   __shared__ BlockState state;
-  const uint32_t worker = blockIdx.x % launch.workers, lane_of = blockIdx.x / launch.workers;
+  const uint32_t workers = launch.cut.workers;
+  const uint32_t worker = blockIdx.x % workers, lane_of = blockIdx.x / workers;
   const DeviceCall& call = launch.calls[lane_of / launch.lanes];
-  Worker<kType, kFamily, DeviceMemory, DeviceBlock>(call, launch.op, lane_of % launch.lanes, worker,
-                                                    state, DeviceBlock())
+  Worker<kType, kFamily, DeviceMemory, DeviceBlock>(launch.cut, call, launch.op, lane_of % launch.lanes,
+                                                    worker, state, DeviceBlock())
       .run();
 }
 

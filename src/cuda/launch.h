@@ -11,8 +11,8 @@ inline constexpr uint32_t k_max_grid_ranks = 64;
 // A grid that runs device programs: rank after rank, lane after lane, worker after worker.
 struct PlanLaunch {
   uint32_t lanes;
-  uint32_t workers;
   Operator op;
+  DeviceCut cut;
   DeviceCall calls[k_max_grid_ranks];
 };
 

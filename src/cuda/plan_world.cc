@@ -7,40 +7,6 @@
 
 namespace tutti::cuda {
 
-Result<std::unique_ptr<Allocation>> Allocation::on_device(Runtime& runtime, Device& device,
-                                                          uint64_t bytes) {
-  Scope scope(runtime.driver(), device.context());
-  TUTTI_RETURN_IF_ERROR(scope.status());
-  DevicePtr memory = 0;
-  TUTTI_RETURN_IF_ERROR(
-      runtime.driver()
-          .check(runtime.driver().memory_alloc(&memory, bytes), "cuMemAlloc")
-          .with_context(fmt::format("{} bytes on device {}", bytes, device.ordinal())));
-  return std::unique_ptr<Allocation>(
-      new Allocation(runtime, device, reinterpret_cast<std::byte*>(memory), false));
-}
-
-Result<std::unique_ptr<Allocation>> Allocation::pinned(Runtime& runtime, Device& device,
-                                                       uint64_t bytes) {
-  Scope scope(runtime.driver(), device.context());
-  TUTTI_RETURN_IF_ERROR(scope.status());
-  void* memory = nullptr;
-  TUTTI_RETURN_IF_ERROR(runtime.driver().check(
-      runtime.driver().host_alloc(&memory, bytes, k_host_portable | k_host_mapped),
-      "cuMemHostAlloc"));
-  return std::unique_ptr<Allocation>(
-      new Allocation(runtime, device, static_cast<std::byte*>(memory), true));
-}
-
-Allocation::~Allocation() {
-  Scope scope(runtime_.driver(), device_.context());
-  if (pinned_) {
-    runtime_.driver().host_free(data_);
-  } else {
-    runtime_.driver().memory_free(address());
-  }
-}
-
 Result<std::unique_ptr<PlanWorld>> PlanWorld::make(Runtime& runtime, Device& device,
                                                    const WindowShape& shape) {
   if (shape.ranks > k_max_grid_ranks)
@@ -55,67 +21,58 @@ Result<std::unique_ptr<PlanWorld>> PlanWorld::make(Runtime& runtime, Device& dev
   if (!controls) return controls.status();
   world->controls_ = std::move(*controls);
   std::memset(world->controls_->data(), 0, sizeof(Control) * shape.ranks);
-  const Driver& driver = runtime.driver();
-  Scope scope(driver, device.context());
-  TUTTI_RETURN_IF_ERROR(scope.status());
-  Stream stream = nullptr;
-  TUTTI_RETURN_IF_ERROR(
-      driver.check(driver.stream_create(&stream, k_stream_non_blocking), "cuStreamCreate"));
-  Status status = driver.check(driver.memory_set(world->windows_->address(), 0, bytes, stream),
-                               "cuMemsetD8Async");
-  if (status.ok()) status = driver.check(driver.stream_synchronize(stream), "cuStreamSynchronize");
-  driver.stream_destroy(stream);
-  TUTTI_RETURN_IF_ERROR(status);
+  TUTTI_RETURN_IF_ERROR(world->windows_->zero(0, bytes));
   return world;
 }
 
-Result<std::shared_ptr<PlanWorld::Bound>> PlanWorld::bind(const Request& request) {
-  const Shape& shape = request.plan->shape();
+Result<std::shared_ptr<PlanWorld::Bound>> PlanWorld::bind(const PlanCall& call) {
+  const Shape& shape = call.plan->shape();
   if (shape.ranks != shape_.ranks)
     return Status(Code::invalid_argument,
                   fmt::format("a plan of {} ranks for {}", shape.ranks, shape_.ranks));
+  Result<DeviceCut> cut = cut_of(call, shape_);
+  if (!cut) return cut.status();
   auto bound = std::make_shared<Bound>();
   bound->lanes_ = shape.lanes;
-  bound->workers_ = request.workers;
-  bound->op_ = {request.op == ReduceOp::avg ? shape.ranks : 0, request.op == ReduceOp::max};
-  Result<Function> function = device_.function(Kernel::plan, request.dtype, family_of(request.op));
+  bound->cut_ = *cut;
+  bound->op_ = operator_of(call);
+  Result<Function> function = device_.function(Kernel::plan, call.dtype, family_of(call.op));
   if (!function) return function.status();
   bound->function_ = *function;
   Result<uint32_t> fit = device_.resident_blocks(*function);
   if (!fit) return fit.status();
-  const uint64_t blocks = uint64_t{shape.ranks} * shape.lanes * request.workers;
+  const uint64_t blocks = uint64_t{shape.ranks} * shape.lanes * call.workers;
   if (blocks > *fit)
     return Status(
         Code::unsupported,
         fmt::format("{} ranks x {} lanes x {} workers are {} blocks, device {} runs {} at once",
-                    shape.ranks, shape.lanes, request.workers, blocks, device_.ordinal(), *fit));
+                    shape.ranks, shape.lanes, call.workers, blocks, device_.ordinal(), *fit));
+  TUTTI_RETURN_IF_ERROR(place_programs(call.plan, *bound));
+  return bound;
+}
 
-  BuildRequest build;
-  build.plan = request.plan;
-  build.count = request.count;
-  build.dtype = request.dtype;
-  build.wire = request.wire;
-  build.workers = request.workers;
-  build.window = shape_;
-  for (Rank r = 0; r < shape.ranks; ++r)
-    build.windows.push_back(windows_->data() + r * shape_.bytes());
-  const Layout layout = device_layout(*request.plan, request.count, request.dtype, request.wire,
-                                      shape_, request.workers);
-  const uint64_t scratch = (layout.scratch_bytes(shape.scratch) + 255) / 256 * 256;
-  auto memory = Allocation::on_device(runtime_, device_, scratch * shape.ranks + 256);
+Status PlanWorld::place_programs(const PlanPtr& plan, Bound& bound) {
+  const uint32_t ranks = shape_.ranks;
+  const uint64_t scratch =
+      (bound.cut_.layout.scratch_bytes(plan->shape().scratch) + 255) / 256 * 256;
+  auto memory = Allocation::on_device(runtime_, device_, scratch * ranks + 256);
   if (!memory) return memory.status();
-  bound->scratch_ = std::move(*memory);
+  bound.scratch_ = std::move(*memory);
 
+  BuildRequest request;
+  request.plan = plan;
+  request.window = shape_;
+  for (Rank r = 0; r < ranks; ++r)
+    request.windows.push_back(windows_->data() + r * shape_.bytes());
+  const auto request_of = [&](Rank r) -> const BuildRequest& {
+    request.rank = r;
+    request.scratch = bound.scratch_->data() + r * scratch;
+    request.control = control(r);
+    return request;
+  };
   std::vector<uint64_t> begins;
   uint64_t total = 0;
-  const auto request_of = [&](Rank r) {
-    BuildRequest mine = build;
-    mine.rank = r;
-    mine.scratch = bound->scratch_->data() + r * scratch;
-    mine.control = control(r);
-    return mine;
-  };
-  for (Rank r = 0; r < shape.ranks; ++r) {
+  for (Rank r = 0; r < ranks; ++r) {
     Result<uint64_t> bytes = program_bytes(request_of(r));
     if (!bytes) return bytes.status();
     begins.push_back(total);
@@ -123,29 +80,17 @@ Result<std::shared_ptr<PlanWorld::Bound>> PlanWorld::bind(const Request& request
   }
   auto programs = Allocation::on_device(runtime_, device_, total);
   if (!programs) return programs.status();
-  bound->programs_ = std::move(*programs);
+  bound.programs_ = std::move(*programs);
   std::vector<std::byte> bytes(total);
-  for (Rank r = 0; r < shape.ranks; ++r) {
+  for (Rank r = 0; r < ranks; ++r) {
     Result<ProgramImage> image =
-        build_program(request_of(r), bound->programs_->address() + begins[r]);
+        build_program(request_of(r), bound.programs_->address() + begins[r]);
     if (!image) return image.status();
     std::memcpy(bytes.data() + begins[r], image->bytes.data(), image->bytes.size());
-    bound->program_.push_back(reinterpret_cast<const DeviceProgram*>(bound->programs_->address() +
-                                                                     begins[r] + image->program));
+    bound.program_.push_back(reinterpret_cast<const DeviceProgram*>(bound.programs_->address() +
+                                                                    begins[r] + image->program));
   }
-  const Driver& driver = runtime_.driver();
-  Scope scope(driver, device_.context());
-  TUTTI_RETURN_IF_ERROR(scope.status());
-  Stream stream = nullptr;
-  TUTTI_RETURN_IF_ERROR(
-      driver.check(driver.stream_create(&stream, k_stream_non_blocking), "cuStreamCreate"));
-  Status status =
-      driver.check(driver.copy_to_device(bound->programs_->address(), bytes.data(), total, stream),
-                   "cuMemcpyHtoDAsync");
-  if (status.ok()) status = driver.check(driver.stream_synchronize(stream), "cuStreamSynchronize");
-  driver.stream_destroy(stream);
-  TUTTI_RETURN_IF_ERROR(status);
-  return bound;
+  return bound.programs_->write(0, bytes);
 }
 
 Status PlanWorld::launch(const Bound& bound, const std::vector<const void*>& inputs,
@@ -154,7 +99,7 @@ Status PlanWorld::launch(const Bound& bound, const std::vector<const void*>& inp
     return Status(Code::invalid_argument, "a buffer for every rank is needed");
   PlanLaunch launch{};
   launch.lanes = bound.lanes_;
-  launch.workers = bound.workers_;
+  launch.cut = bound.cut_;
   launch.op = bound.op_;
   for (Rank r = 0; r < shape_.ranks; ++r) {
     launch.calls[r].program = bound.program_[r];
@@ -166,7 +111,7 @@ Status PlanWorld::launch(const Bound& bound, const std::vector<const void*>& inp
   Scope scope(driver, device_.context());
   TUTTI_RETURN_IF_ERROR(scope.status());
   void* parameters[] = {&launch};
-  const uint32_t blocks = (ranks == 0 ? shape_.ranks : ranks) * bound.lanes_ * bound.workers_;
+  const uint32_t blocks = (ranks == 0 ? shape_.ranks : ranks) * bound.lanes_ * bound.cut_.workers;
   return driver.check(driver.launch_cooperative(bound.function_, blocks, 1, 1, k_block_threads, 1,
                                                 1, 0, stream, parameters),
                       "cuLaunchCooperativeKernel");

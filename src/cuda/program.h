@@ -9,6 +9,9 @@
 // which tells this rank how much the peer has consumed. Message numbers only grow and live in
 // device memory from call to call, so a captured graph can be replayed.
 //
+// A program says who talks to whom, in which order; how a call is cut into bytes is its DeviceCut, which
+// is an argument of the launch. So one program serves every size and type of a plan.
+//
 // Three wire protocols, one per call, the same on every rank:
 //   packets  small: 4 bytes of data and 4 bytes of flag in each 8-byte word; nothing else to wait
 //   for slots    the sender copies the message into the receiver's window, then raises the flag
@@ -26,6 +29,8 @@ namespace tutti::cuda {
 inline constexpr uint32_t k_local = ~uint32_t{0};  // an operand in this rank's own memory
 // Operands of a pass, or readers of a publication; also links of a lane in one direction.
 inline constexpr uint32_t k_max_links = 64;
+// Messages in flight per link through slots, at most.
+inline constexpr uint32_t k_max_depth = 8;
 
 enum class Wire : uint8_t { packets, slots, direct };
 
@@ -40,7 +45,11 @@ struct alignas(128) Inbox {
   uint64_t tokens;     // tokens sent so far
   Buffers buffers;     // of the sender's current call (direct)
   uint64_t signature;  // of that call
+  // Packets, slots: by message number modulo the depth, the number (high half) and half of the call's
+  // signature, written as one word.
+  uint64_t tags[k_max_depth];
 };
+static_assert(sizeof(Inbox) == 128);
 struct alignas(128) Ack {
   uint64_t tail;  // number of the latest message that the receiver has consumed
 };
@@ -98,16 +107,20 @@ struct Control {
 };
 
 struct DeviceProgram {
-  Layout layout;
-  Wire wire = Wire::direct;
   uint32_t lanes = 0;
-  uint32_t workers = 1;
-  uint32_t depth = 1;       // messages in flight per link (packets, slots)
-  uint32_t slot_bytes = 0;  // payload of a slot
-  uint64_t share = 0;       // bytes of a full chunk that fall to one worker
+  uint32_t depth = 1;  // messages in flight per link (packets, slots)
   const DeviceLane* lane = nullptr;
   std::byte* scratch = nullptr;
   Control* control = nullptr;
+};
+
+// How a call is cut; the same on every rank.
+struct DeviceCut {
+  Layout layout;
+  Wire wire = Wire::direct;
+  uint32_t workers = 1;
+  uint32_t slot_bytes = 0;  // payload of a slot
+  uint64_t share = 0;       // bytes of a full chunk that fall to one worker
 };
 
 // What a launch says of one rank's call.

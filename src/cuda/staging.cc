@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "src/cuda/allocation.h"
+
 namespace tutti::cuda {
 namespace {
 
@@ -9,21 +11,6 @@ constexpr uint64_t k_alignment = 256;
 constexpr uint64_t k_flag_bytes = 256;  // before the buffers
 
 uint64_t up(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
-
-// Allocations are allowed while the thread captures a stream elsewhere.
-class RelaxedCapture {
- public:
-  explicit RelaxedCapture(const Driver& driver) : driver_(driver) {
-    driver_.exchange_capture_mode(&mode_);
-  }
-  ~RelaxedCapture() { driver_.exchange_capture_mode(&mode_); }
-  RelaxedCapture(const RelaxedCapture&) = delete;
-  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-
- private:
-  const Driver& driver_;
-  int mode_ = k_capture_relaxed;
-};
 
 void run_job(void* job) { (*static_cast<std::function<void()>*>(job))(); }
 

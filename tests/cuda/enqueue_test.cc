@@ -407,76 +407,74 @@ struct Staged {
   }
 };
 
-// What the host does for these tests: out = in + 1, on a thread of its own and late.
-void answer_later(Staging::Ticket* ticket, std::vector<std::thread>* threads, std::mutex* mutex) {
-  std::lock_guard lock(*mutex);
-  threads->emplace_back([ticket] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    for (size_t i = 0; i < 1000; ++i)
-      ticket->host(1)[i] = static_cast<std::byte>(std::to_integer<int>(ticket->host(0)[i]) + 1);
-    ticket->answer();
-  });
-}
+// The host of these tests: out = in + 1, on threads of its own and late.
+class LateHost {
+ public:
+  ~LateHost() {
+    for (std::thread& t : threads_) t.join();
+  }
+  // One call, enqueued; null when it could not be.
+  Staging::Ticket* enqueue(Staging& staging, Staged& s) {
+    auto ticket = staging.prepare(s.stream, s.buffers());
+    EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
+    if (!ticket) return nullptr;
+    EXPECT_TRUE(staging.post(**ticket, s.stream, [this, t = *ticket] { answer(t); }).ok());
+    EXPECT_TRUE(staging.finish(**ticket, s.stream).ok());
+    return *ticket;
+  }
+
+ private:
+  void answer(Staging::Ticket* ticket) {
+    std::lock_guard lock(mutex_);
+    threads_.emplace_back([ticket] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      for (size_t i = 0; i < 1000; ++i)
+        ticket->host(1)[i] = static_cast<std::byte>(std::to_integer<int>(ticket->host(0)[i]) + 1);
+      ticket->answer();
+    });
+  }
+  std::mutex mutex_;
+  std::vector<std::thread> threads_;
+};
 
 TEST(StagingTest, StreamOrderedAndReused) {
   Staged s;
-  std::vector<std::thread> threads;
-  std::mutex mutex;
-  {
-    Staging staging(*s.runtime, *s.device);
-    for (int call = 0; call < 4; ++call) {
-      s.fake.driver()->memory_set(reinterpret_cast<DevicePtr>(s.in),
-                                  static_cast<unsigned char>(call), 1000, s.stream);
-      auto ticket = staging.prepare(s.stream, s.buffers());
-      ASSERT_TRUE(ticket.ok());
-      ASSERT_TRUE(staging
-                      .post(**ticket, s.stream,
-                            [t = *ticket, &threads, &mutex] { answer_later(t, &threads, &mutex); })
-                      .ok());
-      ASSERT_TRUE(staging.finish(**ticket, s.stream).ok());
-      if (call % 2) s.fake.synchronize(s.stream);
-      if (call % 2) {
-        EXPECT_EQ(std::to_integer<int>(s.out[999]), call + 1);
-      }
-    }
-    EXPECT_LE(s.fake.calls("cuMemHostAlloc"), 2) << "tickets are used again";
+  LateHost host;
+  Staging staging(*s.runtime, *s.device);
+  for (int call = 0; call < 4; ++call) {
+    s.fake.driver()->memory_set(reinterpret_cast<DevicePtr>(s.in), static_cast<unsigned char>(call),
+                                1000, s.stream);
+    ASSERT_NE(host.enqueue(staging, s), nullptr);
+    if (call % 2 == 0) continue;
+    s.fake.synchronize(s.stream);
+    EXPECT_EQ(std::to_integer<int>(s.out[999]), call + 1);
   }
-  for (auto& t : threads) t.join();
+  EXPECT_LE(s.fake.calls("cuMemHostAlloc"), 2) << "tickets are used again";
 }
 
 TEST(StagingTest, CapturedCallsReplay) {
   Staged s;
-  std::vector<std::thread> threads;
-  std::mutex mutex;
-  {
-    Staging staging(*s.runtime, *s.device);
-    const Driver& driver = *s.fake.driver();
-    driver.stream_begin_capture(s.stream, 0);
-    auto ticket = staging.prepare(s.stream, s.buffers());
-    ASSERT_TRUE(ticket.ok());
-    ASSERT_TRUE(staging
-                    .post(**ticket, s.stream,
-                          [t = *ticket, &threads, &mutex] { answer_later(t, &threads, &mutex); })
-                    .ok());
-    ASSERT_TRUE(staging.finish(**ticket, s.stream).ok());
-    Graph graph = nullptr;
-    GraphExec exec = nullptr;
-    driver.stream_end_capture(s.stream, &graph);
-    driver.graph_instantiate(&exec, graph, 0);
-    for (int replay = 0; replay < 3; ++replay) {
-      std::memset(s.in, replay * 10, 1000);
-      driver.graph_launch(exec, s.stream);
-      s.fake.synchronize(s.stream);
-      EXPECT_EQ(std::to_integer<int>(s.out[500]), replay * 10 + 1);
-    }
-    // A captured ticket is never handed out again.
-    auto next = staging.prepare(s.stream, s.buffers());
-    ASSERT_TRUE(next.ok());
-    EXPECT_NE(*next, *ticket);
-    driver.graph_exec_destroy(exec);
-    driver.graph_destroy(graph);
+  LateHost host;
+  Staging staging(*s.runtime, *s.device);
+  const Driver& driver = *s.fake.driver();
+  driver.stream_begin_capture(s.stream, 0);
+  Staging::Ticket* captured = host.enqueue(staging, s);
+  ASSERT_NE(captured, nullptr);
+  Graph graph = nullptr;
+  GraphExec exec = nullptr;
+  driver.stream_end_capture(s.stream, &graph);
+  driver.graph_instantiate(&exec, graph, 0);
+  for (int replay = 0; replay < 3; ++replay) {
+    std::memset(s.in, replay * 10, 1000);
+    driver.graph_launch(exec, s.stream);
+    s.fake.synchronize(s.stream);
+    EXPECT_EQ(std::to_integer<int>(s.out[500]), replay * 10 + 1);
   }
-  for (auto& t : threads) t.join();
+  auto next = staging.prepare(s.stream, s.buffers());
+  ASSERT_TRUE(next.ok());
+  EXPECT_NE(*next, captured) << "a captured ticket is never handed out again";
+  driver.graph_exec_destroy(exec);
+  driver.graph_destroy(graph);
 }
 
 TEST(StagingTest, OutOfMemoryAndOtherErrors) {

@@ -43,10 +43,10 @@ void run_plan(const FakeFunction& f, const PlanLaunch& launch, unsigned blocks) 
       dispatch(f.dtype, f.family, [&]<DType kType, Family kFamily>() {
         BlockState state;
         HostBarrier barrier(1);
-        const uint32_t worker = b % launch.workers, lane_of = b / launch.workers;
-        Worker<kType, kFamily, HostMemory, HostBlock>(launch.calls[lane_of / launch.lanes],
-                                                      launch.op, lane_of % launch.lanes, worker,
-                                                      state, HostBlock(barrier, 0))
+        const uint32_t worker = b % launch.cut.workers, lane_of = b / launch.cut.workers;
+        Worker<kType, kFamily, HostMemory, HostBlock>(launch.cut, launch.calls[lane_of / launch.lanes],
+                                                      launch.op, lane_of % launch.lanes, worker, state,
+                                                      HostBlock(barrier, 0))
             .run();
       });
     });

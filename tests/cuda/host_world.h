@@ -24,13 +24,7 @@ class HostWorld {
     }
   }
 
-  struct Call {
-    PlanPtr plan;
-    uint64_t count = 0;
-    DType dtype = DType::int8;
-    ReduceOp op = ReduceOp::sum;
-    Wire wire = Wire::direct;
-    uint32_t workers = 1;
+  struct Call : PlanCall {
     uint32_t threads = 1;  // of a block
     std::vector<std::byte*> inputs, outputs;
     std::vector<uint64_t> signatures;  // empty: all alike
@@ -42,15 +36,14 @@ class HostWorld {
   // Runs every worker of every lane of every rank to its end.
   Status run(const Call& call) {
     const auto ranks = static_cast<uint32_t>(windows_.size());
-    const Layout layout =
-        device_layout(*call.plan, call.count, call.dtype, call.wire, shape_, call.workers);
+    Result<DeviceCut> cut = cut_of(call, shape_);
+    if (!cut) return cut.status();
     std::vector<std::vector<std::byte>> scratch;
     std::vector<ProgramImage> images;
     std::vector<DeviceCall> calls;
     for (Rank r = 0; r < ranks; ++r) {
-      scratch.emplace_back(layout.scratch_bytes(call.plan->shape().scratch), std::byte{0xEE});
-      BuildRequest request{call.plan,    r,      call.count, call.dtype,        call.wire,
-                           call.workers, shape_, windows_,   scratch[r].data(), &controls_[r]};
+      scratch.emplace_back(cut->layout.scratch_bytes(call.plan->shape().scratch), std::byte{0xEE});
+      BuildRequest request{call.plan, r, shape_, windows_, scratch[r].data(), &controls_[r]};
       Result<uint64_t> bytes = program_bytes(request);
       if (!bytes) return bytes.status();
       places_.emplace_back(new (std::align_val_t{16}) std::byte[*bytes]);
@@ -65,15 +58,14 @@ class HostWorld {
       c.signature = call.signatures.empty() ? 1 : call.signatures[r];
       calls.push_back(c);
     }
-    launch(call, calls);
+    launch(call, *cut, calls);
     places_.clear();
     return {};
   }
 
  private:
-  void launch(const Call& call, const std::vector<DeviceCall>& calls) {
-    const Operator op{call.op == ReduceOp::avg ? static_cast<uint32_t>(windows_.size()) : 0,
-                      call.op == ReduceOp::max};
+  void launch(const Call& call, const DeviceCut& cut, const std::vector<DeviceCall>& calls) {
+    const Operator op = operator_of(call);
     std::vector<std::thread> threads;
     std::vector<std::unique_ptr<HostBarrier>> barriers;
     std::vector<std::unique_ptr<BlockState>> states;
@@ -84,10 +76,10 @@ class HostWorld {
           barriers.push_back(std::make_unique<HostBarrier>(call.threads));
           states.push_back(std::make_unique<BlockState>());
           for (uint32_t t = 0; t < call.threads; ++t)
-            threads.emplace_back([&call, &c, op, lane, worker, t, barrier = barriers.back().get(),
+            threads.emplace_back([&call, &cut, &c, op, lane, worker, t, barrier = barriers.back().get(),
                                   state = states.back().get()] {
               dispatch(call.dtype, family_of(call.op), [&]<DType kType, Family kFamily>() {
-                Worker<kType, kFamily, HostMemory, HostBlock>(c, op, lane, worker, *state,
+                Worker<kType, kFamily, HostMemory, HostBlock>(cut, c, op, lane, worker, *state,
                                                               HostBlock(*barrier, t))
                     .run();
               });

@@ -26,8 +26,10 @@ void run_case(HostWorld& world, HostWorld::Call call) {
     call.inputs.push_back(memory[r].input);
     call.outputs.push_back(memory[r].output);
   }
-  const Layout layout =
-      device_layout(*call.plan, call.count, call.dtype, call.wire, world.shape(), call.workers);
+  const Result<DeviceCut> cut = cut_of(call, world.shape());
+  if (cut.status().code() == Code::unsupported) return;
+  ASSERT_TRUE(cut.ok()) << cut.status().to_string();
+  const Layout& layout = cut->layout;
   const std::vector<Bytes> want = expected(*call.plan, call.dtype, call.op, layout, inputs, block);
   const Status status = world.run(call);
   if (status.code() == Code::unsupported) return;
@@ -135,23 +137,26 @@ TEST(DeviceInterpreterTypes, EveryTypeAndOperator) {
   }
 }
 
-// Ranks whose calls differ find out by the signature that rides on the first flag.
+// Ranks whose calls differ find out by the signature that rides with the first message.
 TEST(DeviceInterpreterErrors, MismatchNamesThePeerAndEveryoneLeaves) {
-  HostWorld world(2, k_small);
-  PlanRequest request;
-  request.ranks = 2;
-  HostWorld::Call call;
-  call.plan = *make_plan("ring", request);
-  call.count = 100;
-  call.dtype = DType::float32;
-  Bytes memory[4] = {Bytes(400), Bytes(400), Bytes(400), Bytes(400)};
-  call.inputs = {memory[0].data(), memory[1].data()};
-  call.outputs = {memory[2].data(), memory[3].data()};
-  call.signatures = {1, 2};
-  ASSERT_TRUE(world.run(call).ok());
-  EXPECT_EQ(world.control(0).mismatch, 2u);
-  EXPECT_EQ(world.control(0).their_signature, 2u);
-  EXPECT_EQ(world.control(1).mismatch, 1u);
+  for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
+    HostWorld world(2, k_small);
+    PlanRequest request;
+    request.ranks = 2;
+    HostWorld::Call call;
+    call.plan = *make_plan("ring", request);
+    call.count = 100;
+    call.dtype = DType::float32;
+    call.wire = wire;
+    Bytes memory[4] = {Bytes(400), Bytes(400), Bytes(400), Bytes(400)};
+    call.inputs = {memory[0].data(), memory[1].data()};
+    call.outputs = {memory[2].data(), memory[3].data()};
+    call.signatures = {1, 2};
+    ASSERT_TRUE(world.run(call).ok());
+    EXPECT_EQ(world.control(0).mismatch, 2u);
+    EXPECT_EQ(world.control(0).their_signature, 2u);
+    EXPECT_EQ(world.control(1).mismatch, 1u);
+  }
 }
 
 // A rank that waits for a peer that never comes leaves when the host says so.
@@ -178,20 +183,20 @@ TEST(DeviceInterpreterErrors, AbortUnblocksEveryWait) {
 TEST(DeviceProgram, RefusalsNameThePlanAndTheLimit) {
   PlanRequest request;
   request.ranks = 2;
-  BuildRequest build;
-  build.plan = *make_plan("ring", request);
-  build.window = k_small;
-  build.workers = 99;
-  std::vector<std::byte> memory(1);
-  build.windows = {memory.data(), memory.data()};
-  Result<uint64_t> bytes = program_bytes(build);
-  ASSERT_FALSE(bytes.ok());
-  EXPECT_EQ(bytes.status().code(), Code::unsupported);
-  EXPECT_NE(bytes.status().message().find("99 workers"), std::string::npos);
-  build.workers = 1;
-  build.wire = Wire::slots;
-  build.window.slot_bytes = 0;
-  EXPECT_NE(program_bytes(build).status().message().find("no slots"), std::string::npos);
+  PlanCall call;
+  call.plan = *make_plan("ring", request);
+  WindowShape window = k_small;
+  call.workers = 99;
+  Result<DeviceCut> cut = cut_of(call, window);
+  ASSERT_FALSE(cut.ok());
+  EXPECT_EQ(cut.status().code(), Code::unsupported);
+  EXPECT_NE(cut.status().message().find("99 workers"), std::string::npos);
+  call.workers = 1;
+  call.wire = Wire::slots;
+  window.slot_bytes = 0;
+  EXPECT_NE(cut_of(call, window).status().message().find("no slots"), std::string::npos);
+  window.lanes = 0;
+  EXPECT_NE(cut_of(call, window).status().message().find("lanes"), std::string::npos);
 }
 
 // Workers' slices cover a chunk exactly once, in order.

@@ -171,7 +171,7 @@ class GpuPlans : public Gpu {
   }
 
   // One plan, twice on the same windows, against its interpreter.
-  void check(PlanWorld& ranks, const PlanWorld::Request& request) {
+  void check(PlanWorld& ranks, const PlanCall& request) {
     const Shape& shape = request.plan->shape();
     const uint32_t n = shape.ranks;
     const size_t block = request.count * size_of(request.dtype);
@@ -180,8 +180,7 @@ class GpuPlans : public Gpu {
     ASSERT_TRUE(bound.ok()) << bound.status().to_string();
     WindowShape window = k_window;
     window.ranks = n;
-    const Layout layout = device_layout(*request.plan, request.count, request.dtype, request.wire,
-                                        window, request.workers);
+    const Layout layout = cut_of(request, window)->layout;
     std::vector<Bytes> inputs;
     for (Rank r = 0; r < n; ++r)
       inputs.push_back(
