@@ -70,14 +70,24 @@ class Worker {
     block_.sync();
   }
 
-  // A rank completes only when what its peers read of it has been read.
+  // A rank completes only when what its peers read of it has been read. One that gives up tells its
+  // peers, so that they do not wait for it.
   TUTTI_HD void leave(bool alive) {
     block_.sync();
     if (alive && cut_.wire == Wire::direct)
       each(lane_.out_count, [&](uint32_t i) {
         if (lane_.out[i].ack != nullptr)
-          static_cast<void>(await(&lane_.out[i].ack[worker_].tail, state_.out[i].messages));
+          static_cast<void>(await_ack(lane_.out[i], state_.out[i].messages));
       });
+    if (!alive) {
+      const uint64_t left = tag(1);
+      each(lane_.out_count, [&](uint32_t i) {
+        if (lane_.out[i].ack != nullptr) Memory::release(&lane_.out[i].inbox[worker_].left, left);
+      });
+      each(lane_.in_count, [&](uint32_t i) {
+        if (lane_.in[i].ack != nullptr) Memory::release(&lane_.in[i].ack[worker_].left, left);
+      });
+    }
     each(lane_.out_count, [&](uint32_t i) { lane_.out[i].counters[worker_] = state_.out[i]; });
     each(lane_.in_count, [&](uint32_t i) { lane_.in[i].counters[worker_] = state_.in[i]; });
   }
@@ -133,7 +143,7 @@ class Worker {
       const uint32_t link = operand(a, i).link;
       const uint64_t number = ++state_.out[link].messages;
       if (number > program_.depth)
-        alive = await(&lane_.out[link].ack[worker_].tail, number - program_.depth) && alive;
+        alive = await_ack(lane_.out[link], number - program_.depth) && alive;
       if (alive) Memory::store(tag_of(lane_.out[link], number), tag(number));
       state_.pointers[i] = slot(lane_.out[link], number);
       state_.numbers[i] = static_cast<uint32_t>(number);
@@ -184,7 +194,7 @@ class Worker {
       if (cut_.wire == Wire::packets) {
         for (uint64_t u = block_.thread(); u < units_of(s.bytes) && alive; u += block_.threads()) {
           Words<k_unit> data;
-          alive = take_unit(0, at + u, data);
+          alive = take_unit(a, 0, at + u, data);
           if (alive) store_unit(to, s.bytes, u, data);
         }
         at += units_of(s.bytes);
@@ -234,12 +244,12 @@ class Worker {
     constexpr uint32_t k_each = k_unit / sizeof(Element);
     for (uint64_t u = block_.thread(); u < units_of(s.bytes); u += block_.threads()) {
       Words<k_unit> data;
-      if (!operand_unit(0, s, at, u, data)) return false;
+      if (!operand_unit(a, 0, s, at, u, data)) return false;
       typename A::Wide acc[k_each];
       TUTTI_HD_UNROLL(8)
       for (uint32_t e = 0; e < k_each; ++e) acc[e] = arithmetic.load(data.template get<Element>(e));
       for (uint32_t i = 1; i < a.operands; ++i) {
-        if (!operand_unit(i, s, at, u, data)) return false;
+        if (!operand_unit(a, i, s, at, u, data)) return false;
         TUTTI_HD_UNROLL(8)
         for (uint32_t e = 0; e < k_each; ++e)
           acc[e] = arithmetic.combine(acc[e], arithmetic.load(data.template get<Element>(e)));
@@ -253,9 +263,9 @@ class Worker {
   }
 
   // Unit u of operand i: local memory, or a message as it arrives.
-  TUTTI_HD bool operand_unit(uint32_t i, const Slice& s, uint64_t at, uint64_t u,
-                             Words<k_unit>& data) const {
-    if (state_.sources[i] == nullptr) return take_unit(i, at + u, data);
+  TUTTI_HD bool operand_unit(const DeviceAction& a, uint32_t i, const Slice& s, uint64_t at,
+                             uint64_t u, Words<k_unit>& data) const {
+    if (state_.sources[i] == nullptr) return take_unit(a, i, at + u, data);
     data = load_unit(state_.sources[i], s.bytes, u);
     return true;
   }
@@ -284,7 +294,8 @@ class Worker {
     bool alive = true;
     each(a.operands, [&](uint32_t i) {
       const uint32_t link = operand(a, i).link;
-      alive = await(&lane_.in[link].inbox[worker_].tokens, ++state_.in[link].tokens) && alive;
+      const uint64_t number = ++state_.in[link].tokens;
+      alive = await(lane_.in[link], &lane_.in[link].inbox[worker_].tokens, number) && alive;
     });
     return !block_.any(!alive);
   }
@@ -321,20 +332,23 @@ class Worker {
   TUTTI_HD bool arrived(const Link& link, uint64_t number) {
     const Inbox& inbox = link.inbox[worker_];
     if (cut_.wire == Wire::direct)
-      return await(&inbox.head, number) && same_call(link, inbox.signature, call_.signature);
+      return await(link, &inbox.head, number) && same_call(link, inbox.signature, call_.signature);
     uint64_t theirs = 0;
-    const auto here = [&] { return (theirs = Memory::load(tag_of(link, number))) >> 32 == low(number); };
-    return poll(here) && same_call(link, low(theirs), low(call_.signature)) &&
-           (cut_.wire == Wire::packets || await(&inbox.head, number));
+    const auto here = [&] {
+      theirs = Memory::load(tag_of(link, number));
+      return theirs >> 32 == low(number);
+    };
+    return poll(link, &inbox.left, here) && same_call(link, low(theirs), low(call_.signature)) &&
+           (cut_.wire == Wire::packets || await(link, &inbox.head, number));
   }
-  // Tags are looked at one by one, so that a message can be told from what its place held before.
+  // Each message has a tag, so that it can be told from what its place held before.
   TUTTI_HD uint64_t* tag_of(const Link& link, uint64_t number) const {
     return &link.inbox[worker_].tags[number % program_.depth];
   }
   TUTTI_HD uint64_t tag(uint64_t number) const { return number << 32 | low(call_.signature); }
   TUTTI_HD static uint64_t low(uint64_t word) { return word & 0xffffffff; }
 
-  TUTTI_HD bool same_call(const Link& link, uint64_t theirs, uint64_t ours) {
+  TUTTI_HD bool same_call(const Link& link, uint64_t theirs, uint64_t ours) const {
     if (theirs == ours) return true;
     Memory::store(&program_.control->their_signature, theirs);
     Memory::store(&program_.control->mismatch, uint64_t{link.peer} + 1);
@@ -342,27 +356,45 @@ class Worker {
     return false;
   }
 
-  TUTTI_HD bool await(const uint64_t* flag, uint64_t number) const {
-    return poll([&] { return Memory::acquire(flag) >= number; });
+  TUTTI_HD bool await(const Link& link, const uint64_t* flag, uint64_t number) const {
+    return poll(link, &link.inbox[worker_].left, [&] { return Memory::acquire(flag) >= number; });
+  }
+  TUTTI_HD bool await_ack(const Link& link, uint64_t number) const {
+    const Ack& ack = link.ack[worker_];
+    return poll(link, &ack.left, [&] { return Memory::acquire(&ack.tail) >= number; });
   }
 
-  TUTTI_HD bool take_unit(uint32_t i, uint64_t unit, Words<k_unit>& data) const {
+  TUTTI_HD bool take_unit(const DeviceAction& a, uint32_t i, uint64_t unit,
+                          Words<k_unit>& data) const {
     const auto* packet = reinterpret_cast<const uint64_t*>(state_.pointers[i]) + 2 * unit;
     const uint32_t number = state_.numbers[i];
-    return poll([&] {
+    const auto here = [&] {
       const uint64_t first = Memory::load(packet), second = Memory::load(packet + 1);
       data.w[0] = static_cast<uint32_t>(first);
       data.w[1] = static_cast<uint32_t>(second);
       return first >> 32 == number && second >> 32 == number;
-    });
+    };
+    if (here()) return true;
+    const Link& link = lane_.in[operand(a, i).link];
+    return poll(link, &link.inbox[worker_].left, here);
   }
 
-  // Until `done`; false when the host said to leave.
+  // Until `done`; false when the host said to leave, or the peer has left without it.
   template <class Done>
-  TUTTI_HD bool poll(Done&& done) const {
+  TUTTI_HD bool poll(const Link& link, const uint64_t* left, Done&& done) const {
     for (uint32_t turn = 1;; ++turn) {
       if (done()) return true;
-      if (turn % 32 == 0 && Memory::load(&program_.control->abort) != 0) return false;
+      if (turn % 32 == 0) {
+        if (Memory::load(&program_.control->abort) != 0) return false;
+        // What a peer did before it left is done.
+        if (const uint64_t gone = Memory::acquire(left); gone != 0 && !done()) {
+          if (same_call(link, low(gone), low(call_.signature))) {
+            Memory::store(&program_.control->left, uint64_t{link.peer} + 1);
+            Memory::store(&program_.control->abort, 1);
+          }
+          return false;
+        }
+      }
       Memory::pause();
     }
   }

@@ -48,10 +48,12 @@ struct alignas(128) Inbox {
   // Packets, slots: by message number modulo the depth, the number (high half) and half of the call's
   // signature, written as one word.
   uint64_t tags[k_max_depth];
+  uint64_t left;  // not zero: the sender gave up; like a tag, with number 1
 };
 static_assert(sizeof(Inbox) == 128);
 struct alignas(128) Ack {
   uint64_t tail;  // number of the latest message that the receiver has consumed
+  uint64_t left;  // as in Inbox, of the receiver
 };
 // What one end of a link remembers between calls; nobody else looks at it.
 struct Counters {
@@ -104,6 +106,7 @@ struct Control {
   uint64_t abort = 0;     // not zero: every worker leaves as soon as it sees it
   uint64_t mismatch = 0;  // 1 + the peer whose call differs
   uint64_t their_signature = 0;
+  uint64_t left = 0;  // 1 + the peer that gave up a call like ours
 };
 
 struct DeviceProgram {

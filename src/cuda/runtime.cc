@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <random>
+
+#include "src/cuda/window_store.h"
 
 namespace tutti::cuda {
 namespace {
@@ -145,6 +148,14 @@ Status Device::reach(const Device& other) {
 }
 
 // --- Runtime
+
+Runtime::Runtime(std::shared_ptr<const Driver> driver, Images images)
+    : driver_(std::move(driver)),
+      images_(images),
+      identity_(uint64_t{std::random_device()()} << 32 | std::random_device()()),
+      windows_(std::make_unique<WindowStore>(*this)) {}
+
+Runtime::~Runtime() = default;
 
 Result<std::shared_ptr<Runtime>> Runtime::open(std::shared_ptr<const Driver> driver,
                                                Images images) {

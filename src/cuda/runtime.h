@@ -16,6 +16,7 @@
 namespace tutti::cuda {
 
 class Runtime;
+class WindowStore;
 
 enum class Kernel : uint8_t { plan, direct };
 
@@ -91,7 +92,12 @@ class Runtime {
   static Result<std::shared_ptr<Runtime>> open(std::shared_ptr<const Driver> driver,
                                                Images images = built_in_images());
 
+  ~Runtime();
+
   const Driver& driver() const { return *driver_; }
+  // Tells runtimes apart, also those of other processes.
+  uint64_t identity() const { return identity_; }
+  WindowStore& windows() { return *windows_; }
   int devices() const { return static_cast<int>(devices_.size()); }
   // Opened on first use. Errors: device_error naming the ordinal.
   Result<Device*> device(int ordinal);
@@ -104,12 +110,13 @@ class Runtime {
   Result<bool> capturing(Stream stream) const;
 
  private:
-  Runtime(std::shared_ptr<const Driver> driver, Images images)
-      : driver_(std::move(driver)), images_(images) {}
+  Runtime(std::shared_ptr<const Driver> driver, Images images);
   std::shared_ptr<const Driver> driver_;
   Images images_;
+  uint64_t identity_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Device>> devices_;  // null until opened
+  std::unique_ptr<WindowStore> windows_;          // before the devices it is on
 };
 
 }  // namespace tutti::cuda

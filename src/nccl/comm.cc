@@ -128,6 +128,15 @@ Comm::~Comm() = default;
 
 void Comm::drain_device() {
   if (device_state_->staging != nullptr) device_state_->staging->drain();
+  if (cuda::PeerWorld* peers = device_peers()) peers->drain();
+}
+
+void Comm::stop_device() {
+  if (cuda::PeerWorld* peers = device_peers()) peers->abort();
+}
+
+cuda::PeerWorld* Comm::device_peers() const {
+  return device_state_->met.load(std::memory_order_acquire) ? device_state_->peers.get() : nullptr;
 }
 
 void Comm::add_async_error(const Status& status) {
@@ -482,6 +491,7 @@ void Comm::abort() {
     running = communicator_.get();
   }
   if (running == nullptr) return;  // start() will see it
+  stop_device();
   running->abort(fmt::format("ncclCommAbort on rank {}", rank()));
   if (const auto elsewhere = real()) elsewhere->abort();
   lane_.drain();
@@ -508,6 +518,8 @@ Status Comm::state() const {
   if (phase_.load() == Phase::failed) return start_error_;
   if (revoked()) return {};
   if (!async_error_.ok()) return async_error_;
+  if (cuda::PeerWorld* peers = device_peers())
+    if (Status status = peers->error(); !status.ok()) return status;
   if (Status own = communicator_->error(); !own.ok() || real_ == nullptr) return explain(own);
   return real_->state();
 }

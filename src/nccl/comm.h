@@ -62,6 +62,13 @@ class Lane {
 };
 
 struct DeviceState;
+}  // namespace tutti::nccl
+
+namespace tutti::cuda {
+class PeerWorld;
+}
+
+namespace tutti::nccl {
 
 class Comm : public std::enable_shared_from_this<Comm> {
  public:
@@ -85,6 +92,8 @@ class Comm : public std::enable_shared_from_this<Comm> {
   DeviceState& device_state() { return *device_state_; }
   // Waits until streams have passed what was enqueued for this communicator.
   void drain_device();
+  // Running and later kernels of this communicator leave as soon as they look.
+  void stop_device();
   void add_async_error(const Status& status);
 
   // --- becoming ready, exactly once
@@ -150,6 +159,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
   };
 
   Result<std::unique_ptr<Communicator>> make_all(const Make& make);
+  cuda::PeerWorld* device_peers() const;  // null: there are none
   Status resolve(Operation* operation);
   Status check_buffers(Operation* operation) const;
   Status run(const Operation& operation);

@@ -161,7 +161,9 @@ Status Comm::revoke() {
   if (running == nullptr) return invalid_usage("the communicator is still being made");
   if (finalized_.load())
     return invalid_usage(fmt::format("rank {}: the communicator was finalized", rank()));
-  if (!revoked_.exchange(true)) running->revoke(fmt::format("revoked by rank {}", rank()));
+  if (revoked_.exchange(true)) return {};
+  stop_device();
+  running->revoke(fmt::format("revoked by rank {}", rank()));
   return {};
 }
 

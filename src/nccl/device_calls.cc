@@ -7,6 +7,8 @@
 #include <map>
 
 #include "src/nccl/errors.h"
+#include "src/nccl/log.h"
+#include "transports/shm/host.h"
 
 namespace tutti::nccl {
 namespace {
@@ -77,15 +79,19 @@ std::vector<World> complete_worlds(std::vector<DeviceTask>& tasks) {
   return worlds;
 }
 
+Status duplicate_device(Rank a, Rank b) {
+  return invalid_usage(
+      fmt::format("duplicate GPU: rank {} and rank {} are on the same device; TUTTI_MULTI_RANK_GPU=1 or "
+                  "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
+                  a, b));
+}
+
 Status check_devices(const World& world) {
   for (size_t a = 0; a < world.size(); ++a)
     for (size_t b = a + 1; b < world.size(); ++b)
       if (world[a]->comm->device() == world[b]->comm->device() &&
           !world[a]->comm->device_state().shares_device)
-        return invalid_usage(fmt::format(
-            "duplicate GPU: rank {} and rank {} are both on device {}; TUTTI_MULTI_RANK_GPU=1 or "
-            "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
-            a, b, world[a]->comm->device()));
+        return duplicate_device(static_cast<Rank>(a), static_cast<Rank>(b));
   return {};
 }
 
@@ -123,9 +129,165 @@ Status launch_world(cuda::Runtime& runtime, const World& world) {
     if (!cuda::group_serves(*call)) return {};
     calls.push_back(std::move(*call));
   }
-  for (const cuda::GroupCall& call : calls)
-    TUTTI_RETURN_IF_ERROR(launch_group(runtime, call, world[0]->comm->device_state().limits));
+  for (size_t k = 0; k < operations; ++k) {
+    const Status status = launch_group(runtime, calls[k], world[0]->comm->device_state().limits);
+    // Devices that do not reach each other: found out before anything is enqueued.
+    if (k == 0 && status.code() == Code::unsupported) return {};
+    TUTTI_RETURN_IF_ERROR(status);
+  }
   for (DeviceTask* task : world) task->operations.clear();
+  return {};
+}
+
+// --- a device per rank
+
+uint64_t mix(uint64_t h, uint64_t word) {
+  h = (h ^ word) * 0x9E3779B97F4A7C15;
+  return h ^ h >> 29;
+}
+
+uint64_t this_host(const std::string& host_id) {
+  const Result<shm::Card> card = shm::make_card(host_id);
+  if (!card) return 0;
+  uint64_t h = 1;
+  for (char c : card->boot_id) h = mix(h, static_cast<unsigned char>(c));
+  for (char c : card->host_id) h = mix(h, static_cast<unsigned char>(c));
+  return h;
+}
+
+// Collective, on the communicator's lane: the ranks tell each other what devices they have, and make
+// windows where every rank has its own. All of them come to the same end, but for a driver that fails.
+Status meet(cuda::Runtime& runtime, Comm& comm) {
+  DeviceState& state = comm.device_state();
+  TUTTI_RETURN_IF_ERROR(comm.usable());
+  Result<cuda::Device*> device = runtime.device(comm.device());
+  if (!device) return device.status();
+  const auto gather = [&](const void* mine, void* all, size_t bytes) {
+    return comm.communicator()->all_gather(mine, all, bytes, DType::int8);
+  };
+  const cuda::PeerWorld::Member mine =
+      cuda::PeerWorld::describe(runtime, **device, this_host(state.host_id), state.limits.blocks);
+  std::vector<cuda::PeerWorld::Member> members(comm.ranks());
+  TUTTI_RETURN_IF_ERROR(gather(&mine, members.data(), sizeof mine));
+  std::string why = cuda::PeerWorld::obstacle(members);
+  if (const auto [a, b] = cuda::PeerWorld::sharing(members); a != b && !state.shares_device)
+    return duplicate_device(a, b);
+  if (why.empty() && comm.ranks() > 1) {
+    auto made = cuda::PeerWorld::make(runtime, **device, comm.rank(), members,
+                                      cuda::PeerWorld::default_shape(comm.ranks()), gather);
+    if (!made && made.status().code() != Code::unsupported) return made.status();
+    if (made) state.peers = std::move(*made);
+    if (!made) why = made.status().message();
+  }
+  state.met.store(true, std::memory_order_release);
+  if (!why.empty() && logs(LogLevel::info, Subsystem::init))
+    log_line(LogLevel::info, Subsystem::init,
+             fmt::format("rank {}: device buffers go through the host: {}", comm.rank(), why));
+  return {};
+}
+
+// One thread may drive several ranks: they meet at the same time. What was staged before must have gone:
+// the host runs it in the order of the streams, which other ranks do not share.
+Status meet_all(const std::shared_ptr<cuda::Runtime>& runtime, std::vector<DeviceTask>& tasks) {
+  struct Outcome {
+    std::mutex mutex;
+    std::condition_variable changed;
+    size_t waiting = 0;
+    Status first;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  for (DeviceTask& task : tasks) {
+    DeviceState& state = task.comm->device_state();
+    const bool collective = std::any_of(task.operations.begin(), task.operations.end(),
+                                        [](const Operation& op) { return !op.transfer(); });
+    if (!collective || state.met.load(std::memory_order_acquire)) continue;
+    state.staging->drain();
+    {
+      std::lock_guard lock(outcome->mutex);
+      ++outcome->waiting;
+    }
+    task.comm->post([runtime, comm = task.comm.get()] { return meet(*runtime, *comm); },
+                    [outcome](const Status& status) {
+                      std::lock_guard lock(outcome->mutex);
+                      if (outcome->first.ok()) outcome->first = status;
+                      --outcome->waiting;
+                      outcome->changed.notify_all();
+                    });
+  }
+  std::unique_lock lock(outcome->mutex);
+  outcome->changed.wait(lock, [&] { return outcome->waiting == 0; });
+  return outcome->first;
+}
+
+bool in_place(const Comm& comm, const Operation& op) {
+  const auto* send = static_cast<const std::byte*>(op.send);
+  const auto* recv = static_cast<const std::byte*>(op.recv);
+  const size_t own = comm.rank() * op.count * size_of(op.dtype());
+  switch (op.kind) {
+    case Kind::all_gather:
+    case Kind::gather:
+      return send == recv + own;
+    case Kind::reduce_scatter:
+    case Kind::scatter:
+      return recv == send + own;
+    default:
+      return send == recv;
+  }
+}
+
+bool peers_serve(const Operation& op) {
+  return !op.transfer() && op.reduction.op != ReduceOp::premul_sum;
+}
+
+Result<cuda::PeerWorld::Call> peer_call(Comm& comm, const Operation& op) {
+  cuda::PeerWorld::Call call;
+  call.count = op.count;
+  call.dtype = op.dtype();
+  call.op = op.reduces() ? op.reduction.op : ReduceOp::sum;
+  const Comm::Bytes bytes = comm.bytes_of(op);
+  call.input = bytes.send > 0 ? op.send : nullptr;
+  call.output = bytes.recv > 0 ? op.recv : nullptr;
+
+  const Collective collective = collective_of(op.kind);
+  const bool small = is_small_on_devices(collective, op.count * size_of(op.dtype()));
+  const Rank root = op.rooted() ? static_cast<Rank>(op.root) : 0;
+  const bool here = bytes.send > 0 && bytes.recv > 0 && in_place(comm, op);
+  PlanPtr& plan = comm.device_state().plans[{collective, root, small, here}];
+  if (plan == nullptr) {
+    Result<PlanPtr> made = device_plan({collective, comm.ranks(), root, small, here});
+    if (!made) return made.status();
+    plan = *made;
+  }
+  call.plan = plan;
+  call.signature = mix(mix(mix(1, op.count), root), static_cast<uint64_t>(collective) << 16 |
+                                                        static_cast<uint64_t>(call.dtype) << 8 |
+                                                        static_cast<uint64_t>(call.op));
+  return call;
+}
+
+// Launches what plans serve and takes it out of the tasks.
+Status launch_on_peers(std::vector<DeviceTask>& tasks) {
+  struct Prepared {
+    cuda::PeerWorld* peers;
+    cuda::PeerWorld::Call call;
+    cuda::Stream stream;
+    Rank rank;
+  };
+  std::vector<Prepared> prepared;
+  for (DeviceTask& task : tasks) {
+    cuda::PeerWorld* peers = task.comm->device_state().peers.get();
+    if (peers == nullptr) continue;
+    for (const Operation& op : task.operations) {
+      if (!peers_serve(op)) continue;
+      Result<cuda::PeerWorld::Call> call = peer_call(*task.comm, op);
+      Status status = call ? peers->prepare(call->plan) : call.status();
+      if (!status.ok()) return status.with_context(fmt::format("rank {}", task.comm->rank()));
+      prepared.push_back({peers, *call, stream_of(op), task.comm->rank()});
+    }
+    std::erase_if(task.operations, peers_serve);
+  }
+  for (const Prepared& p : prepared)
+    TUTTI_RETURN_IF_ERROR(p.peers->launch(p.call, p.stream).with_context(fmt::format("rank {}", p.rank)));
   return {};
 }
 
@@ -153,38 +315,14 @@ Status join_streams(cuda::Runtime& runtime, cuda::Device& device, cuda::Stream f
   return status;
 }
 
-// Ranks that never asked for it must not share a device; each tells the others which it has.
-Status compare_devices(Comm& comm, const cuda::DeviceUuid& mine, bool shares) {
-  std::vector<cuda::DeviceUuid> all(comm.ranks());
-  TUTTI_RETURN_IF_ERROR(
-      comm.communicator()->all_gather(&mine, all.data(), sizeof mine, DType::int8));
-  if (shares) return {};
-  for (Rank a = 0; a < all.size(); ++a)
-    for (Rank b = a + 1; b < all.size(); ++b)
-      if (std::memcmp(&all[a], &all[b], sizeof mine) == 0)
-        return invalid_usage(fmt::format(
-            "duplicate GPU: rank {} and rank {} are on the same device; TUTTI_MULTI_RANK_GPU=1 or "
-            "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
-            a, b));
-  return {};
-}
-
 // In a thread of the driver: hands the call to the communicator's lane.
 void run_staged(const std::weak_ptr<Comm>& weak, cuda::Staging::Ticket* ticket,
-                std::vector<Operation> operations, const cuda::DeviceUuid& uuid) {
+                std::vector<Operation> operations) {
   std::shared_ptr<Comm> comm = weak.lock();
   if (comm == nullptr) return ticket->answer();
   Comm& c = *comm;
   c.post(
-      [&c, operations = std::move(operations), uuid]() mutable -> Status {
-        DeviceState& state = c.device_state();
-        if (!state.met.load()) {
-          TUTTI_RETURN_IF_ERROR(c.usable());
-          TUTTI_RETURN_IF_ERROR(compare_devices(c, uuid, state.shares_device));
-          state.met.store(true);
-        }
-        return c.execute(operations);
-      },
+      [&c, operations = std::move(operations)]() mutable { return c.execute(operations); },
       [comm, ticket](const Status& status) {
         if (!status.ok()) comm->add_async_error(status);
         ticket->answer();
@@ -226,8 +364,8 @@ Result<Staged> post(cuda::Runtime& runtime, DeviceTask& task) {
   }
   TUTTI_RETURN_IF_ERROR(state.staging->post(
       *staged.ticket, staged.stream,
-      [weak = std::weak_ptr<Comm>(task.comm), ticket = staged.ticket, on_host = std::move(on_host),
-       uuid = (*device)->uuid()] { run_staged(weak, ticket, on_host, uuid); }));
+      [weak = std::weak_ptr<Comm>(task.comm), ticket = staged.ticket,
+       on_host = std::move(on_host)] { run_staged(weak, ticket, on_host); }));
   return staged;
 }
 
@@ -265,6 +403,7 @@ Status open_state(const std::shared_ptr<cuda::Runtime>& runtime, Comm& comm) {
   state.staging = std::make_unique<cuda::Staging>(*runtime, **device);
   state.limits = {config->gpu_blocks, config->gpu_copy_engine_bytes};
   state.shares_device = config->multi_rank_gpu;
+  state.host_id = config->host_id;
   return {};
 }
 
@@ -294,6 +433,8 @@ Status enqueue_on_devices(std::vector<DeviceTask> tasks) {
   }
   for (const World& world : complete_worlds(tasks))
     TUTTI_RETURN_IF_ERROR(launch_world(**runtime, world));
+  TUTTI_RETURN_IF_ERROR(meet_all(*runtime, tasks));
+  TUTTI_RETURN_IF_ERROR(launch_on_peers(tasks));
   return stage(**runtime, tasks);
 }
 

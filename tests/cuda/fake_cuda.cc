@@ -1,5 +1,9 @@
 #include "tests/cuda/fake_cuda.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <atomic>
 
 #include "kernels/cuda/dispatch.h"
@@ -14,6 +18,14 @@ FakeCuda* g_fake = nullptr;
 // Device memory shares no page with the host's.
 constexpr std::align_val_t k_page{4096};
 thread_local std::vector<Context> t_contexts;
+
+// What an IPC handle holds.
+struct FakeHandle {
+  DevicePtr address;
+  size_t bytes;
+  int process, file;
+};
+static_assert(sizeof(FakeHandle) <= sizeof(IpcMemHandle));
 
 struct FakeFunction {
   bool plan;
@@ -309,7 +321,7 @@ struct FakeApi {
   }
   static int copy(DevicePtr to, DevicePtr from, size_t bytes, Stream s) {
     ENTER("cuMemcpyAsync");
-    ++fake().engine_copies;
+    fake().count(fake().engine_copies);
     return copy_any(s, reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
   }
   static int copy_to_device(DevicePtr to, const void* from, size_t bytes, Stream s) {
@@ -355,16 +367,40 @@ struct FakeApi {
   }
   static int ipc_get(IpcMemHandle* handle, DevicePtr p) {
     ENTER("cuIpcGetMemHandle");
+    std::lock_guard lock(fake().mutex_);
+    uint64_t begin = 0;
+    const Fake::Memory* m = fake().find(p, &begin);
+    if (m == nullptr || m->device < 0 || !m->own) return k_invalid_value;
+    const FakeHandle content{p, m->bytes, ::getpid(), m->file};
     std::memset(handle, 0, sizeof *handle);
-    std::memcpy(handle, &p, sizeof p);
+    std::memcpy(handle, &content, sizeof content);
     return 0;
   }
   static int ipc_open(DevicePtr* p, IpcMemHandle handle, unsigned) {
     ENTER("cuIpcOpenMemHandle");
-    std::memcpy(p, &handle, sizeof *p);
+    FakeHandle content{};
+    std::memcpy(&content, &handle, sizeof content);
+    if (content.file < 0) return k_invalid_value;
+    const std::string path =
+        "/proc/" + std::to_string(content.process) + "/fd/" + std::to_string(content.file);
+    const int file = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (file < 0) return k_invalid_value;
+    std::byte* memory = fake().map(file, content.bytes);
+    if (memory == nullptr) return k_out_of_memory;
+    int device = 0;
+    context_device(&device);
+    *p = reinterpret_cast<DevicePtr>(memory);
+    std::lock_guard lock(fake().mutex_);
+    fake().memory_[*p] = {content.bytes, device, file, false};
+    ++fake().mappings;
     return 0;
   }
-  static int ipc_close(DevicePtr) { return 0; }
+  static int ipc_close(DevicePtr p) {
+    fake().free(reinterpret_cast<void*>(p));
+    std::lock_guard lock(fake().mutex_);
+    --fake().mappings;
+    return 0;
+  }
   static int module_load(Module* module, const void* image, unsigned, int*, void**) {
     ENTER("cuModuleLoadDataEx");
     *module = reinterpret_cast<Module>(const_cast<void*>(image));
@@ -382,6 +418,7 @@ struct FakeApi {
     if (!parsed) return k_invalid_value;
     f.dtype = *parsed;
     static std::vector<std::unique_ptr<FakeFunction>> functions;
+    std::lock_guard lock(fake().mutex_);
     functions.push_back(std::make_unique<FakeFunction>(f));
     *function = reinterpret_cast<Function>(functions.back().get());
     return 0;
@@ -393,8 +430,7 @@ struct FakeApi {
   static int launch(Function f, unsigned x, unsigned y, unsigned, unsigned, unsigned, unsigned,
                     unsigned, Stream s, void** parameters, void**) {
     ENTER("cuLaunchKernel");
-    ++fake().kernels;
-    fake().largest_grid = std::max(fake().largest_grid, x * y);
+    fake().count(fake().kernels, x * y);
     fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f),
                        call = *static_cast<DirectCall*>(parameters[0]), x,
                        y] { run_direct(function, call, x, y); });
@@ -405,8 +441,7 @@ struct FakeApi {
     ENTER("cuLaunchCooperativeKernel");
     if (static_cast<int>(x) > fake().multiprocessors * fake().blocks_per_multiprocessor)
       return k_too_large;
-    ++fake().cooperative;
-    fake().largest_grid = std::max(fake().largest_grid, x);
+    fake().count(fake().cooperative, x);
     fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f),
                        launch = *static_cast<PlanLaunch*>(parameters[0]),
                        x] { run_plan(function, launch, x); });
@@ -441,8 +476,7 @@ FakeCuda::~FakeCuda() {
     changed_.notify_all();
   }
   for (auto& s : streams_) s->worker.join();
-  for (auto& [address, m] : memory_)
-    ::operator delete[](reinterpret_cast<std::byte*>(address), k_page);
+  for (auto& [address, m] : memory_) release(address, m);
   g_fake = nullptr;
 }
 
@@ -458,6 +492,12 @@ int FakeCuda::enter(const char* function) {
 void FakeCuda::fail(const std::string& function, int code, int times) {
   std::lock_guard lock(mutex_);
   failures_[function] = {code, times};
+}
+
+void FakeCuda::count(int& what, unsigned grid) {
+  std::lock_guard lock(mutex_);
+  ++what;
+  largest_grid = std::max(largest_grid, grid);
 }
 
 int FakeCuda::calls(const std::string& function) const {
@@ -514,16 +554,40 @@ void FakeCuda::synchronize(Stream stream) {
 }
 
 std::byte* FakeCuda::allocate(size_t bytes, int device) {
-  auto* memory = static_cast<std::byte*>(::operator new[]((bytes + 4096) / 4096 * 4096, k_page));
+  Memory record{bytes, device, -1, true};
+  std::byte* memory = nullptr;
+  if (shared_memory && device >= 0) {
+    record.file = ::memfd_create("fake device memory", MFD_CLOEXEC);
+    if (record.file < 0 || ::ftruncate(record.file, static_cast<off_t>(bytes + 1)) != 0) return nullptr;
+    memory = map(record.file, bytes);
+  } else {
+    memory = static_cast<std::byte*>(::operator new[]((bytes + 4096) / 4096 * 4096, k_page));
+  }
   std::lock_guard lock(mutex_);
-  memory_[reinterpret_cast<uint64_t>(memory)] = {bytes, device};
+  memory_[reinterpret_cast<uint64_t>(memory)] = record;
   return memory;
+}
+
+std::byte* FakeCuda::map(int file, size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes + 1, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
+}
+
+void FakeCuda::release(uint64_t address, const Memory& memory) {
+  if (memory.file < 0) {
+    ::operator delete[](reinterpret_cast<std::byte*>(address), k_page);
+    return;
+  }
+  ::munmap(reinterpret_cast<void*>(address), memory.bytes + 1);
+  ::close(memory.file);
 }
 
 void FakeCuda::free(void* memory) {
   std::lock_guard lock(mutex_);
-  memory_.erase(reinterpret_cast<uint64_t>(memory));
-  ::operator delete[](static_cast<std::byte*>(memory), k_page);
+  const auto found = memory_.find(reinterpret_cast<uint64_t>(memory));
+  if (found == memory_.end()) return;
+  release(found->first, found->second);
+  memory_.erase(found);
 }
 
 const FakeCuda::Memory* FakeCuda::find(uint64_t address, uint64_t* begin) {

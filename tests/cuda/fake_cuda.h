@@ -53,8 +53,10 @@ class FakeCuda {
   int multiprocessors = 4;
   int blocks_per_multiprocessor = 2;
   bool peers_reach = true;
+  // Device memory from now on can be mapped again, here and in other processes, at other addresses.
+  bool shared_memory = false;
   // Counts of what was launched.
-  int kernels = 0, cooperative = 0, engine_copies = 0;
+  int kernels = 0, cooperative = 0, engine_copies = 0, mappings = 0;
   unsigned largest_grid = 0;
 
  private:
@@ -77,14 +79,19 @@ class FakeCuda {
   };
   struct Memory {
     size_t bytes;
-    int device;  // -1: pinned host memory
+    int device;         // -1: pinned host memory
+    int file = -1;      // of shared memory
+    bool own = true;    // not a mapping of other memory
   };
 
   int enter(const char* function);
+  void count(int& what, unsigned grid = 0);
   FakeStream* of(Stream stream);
   void enqueue(Stream stream, Work work);
   void work_loop(FakeStream* stream);
   const Memory* find(uint64_t address, uint64_t* begin);
+  std::byte* map(int file, size_t bytes);
+  static void release(uint64_t address, const Memory& memory);
 
   std::shared_ptr<Driver> driver_;
   mutable std::mutex mutex_;

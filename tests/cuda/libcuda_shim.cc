@@ -5,7 +5,11 @@
 namespace {
 
 tutti::cuda::FakeCuda& fake() {
-  static auto* instance = new tutti::cuda::FakeCuda(2);  // threads may outlive static destructors
+  static auto* instance = [] {
+    auto* made = new tutti::cuda::FakeCuda(8);  // threads may outlive static destructors
+    made->shared_memory = true;
+    return made;
+  }();
   return *instance;
 }
 

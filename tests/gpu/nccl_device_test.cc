@@ -3,9 +3,18 @@
 #include <gtest/gtest.h>
 #include <nccl.h>
 
+#include <dlfcn.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -211,6 +220,242 @@ TEST_F(NcclOnDevice, DuplicateDevice) {
   EXPECT_EQ(ncclGroupEnd(), ncclInvalidUsage);
   EXPECT_NE(std::string(ncclGetLastError(nullptr)).find("duplicate GPU"), std::string::npos);
   destroy(comms);
+}
+
+// --- a device per rank
+
+// How often the fake driver was asked for something; -1: this is a real one.
+int fake_calls(const char* function) {
+  void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return -1;
+  const auto count = reinterpret_cast<int (*)(const char*)>(::dlsym(library, "fake_cuda_calls"));
+  return count == nullptr ? -1 : count(function);
+}
+
+// One rank on the current device.
+struct DeviceRank {
+  const Driver& driver;
+  ncclComm_t comm;
+  int rank, ranks;
+  Stream stream = nullptr;
+  std::vector<DevicePtr> memory;
+
+  DeviceRank(const Driver& d, ncclComm_t c, int r, int n) : driver(d), comm(c), rank(r), ranks(n) {
+    EXPECT_EQ(driver.stream_create(&stream, k_stream_non_blocking), 0);
+  }
+  ~DeviceRank() {
+    driver.stream_synchronize(stream);
+    for (DevicePtr p : memory) driver.memory_free(p);
+    driver.stream_destroy(stream);
+  }
+  cudaStream_t nccl() const { return reinterpret_cast<cudaStream_t>(stream); }
+  int32_t* upload(const std::vector<int32_t>& values) {
+    DevicePtr p = 0;
+    EXPECT_EQ(driver.memory_alloc(&p, values.size() * 4), 0);
+    memory.push_back(p);
+    EXPECT_EQ(driver.copy_to_device(p, values.data(), values.size() * 4, stream), 0);
+    EXPECT_EQ(driver.stream_synchronize(stream), 0);
+    return reinterpret_cast<int32_t*>(p);
+  }
+  std::vector<int32_t> download(const int32_t* p, size_t n) const {
+    std::vector<int32_t> values(n);
+    EXPECT_EQ(driver.copy_to_host(values.data(), reinterpret_cast<DevicePtr>(p), n * 4, stream), 0);
+    EXPECT_EQ(driver.stream_synchronize(stream), 0);
+    return values;
+  }
+};
+
+int32_t element(int rank, size_t i) { return rank * 1000003 + static_cast<int32_t>(i * 7919); }
+
+// Every collective with `count` elements per block, in place and out; all ranks call it at the same time.
+void every_collective(DeviceRank& me, size_t count) {
+  using Values = std::vector<int32_t>;
+  const int n = me.ranks, root = n / 2;
+  const size_t all = count * static_cast<size_t>(n);
+  const auto made = [](size_t size, const std::function<int32_t(size_t)>& f) {
+    Values values(size);
+    for (size_t i = 0; i < size; ++i) values[i] = f(i);
+    return values;
+  };
+  const auto sum = [&](size_t i) {
+    int32_t total = 0;
+    for (int r = 0; r < n; ++r) total += element(r, i);
+    return total;
+  };
+  const auto expect = [&](const char* what, ncclResult_t result, const int32_t* p, const Values& want) {
+    ASSERT_EQ(result, ncclSuccess) << what << ": " << ncclGetLastError(nullptr);
+    ASSERT_EQ(me.download(p, want.size()), want) << what << " rank " << me.rank << " of " << n << " count " << count;
+  };
+  const auto block = [&](int r) { return static_cast<size_t>(r) * count; };
+  const Values own = made(count, [&](size_t i) { return element(me.rank, i); });
+  const Values mine = made(all, [&](size_t i) { return element(me.rank, i); });
+  const Values gathered =
+      made(all, [&](size_t i) { return element(static_cast<int>(i / count), i % count); });
+  const Values exchanged =
+      made(all, [&](size_t i) { return element(static_cast<int>(i / count), block(me.rank) + i % count); });
+  const Values summed = made(count, sum), root_own = made(count, [&](size_t i) { return element(root, i); });
+  const Values summed_block = made(count, [&](size_t i) { return sum(block(me.rank) + i); });
+  const Values root_block = made(count, [&](size_t i) { return element(root, block(me.rank) + i); });
+  for (bool in_place : {false, true}) {
+    const auto out = [&](int32_t* in, size_t size) { return in_place ? in : me.upload(Values(size)); };
+    int32_t* x = me.upload(own);
+    int32_t* y = out(x, count);
+    expect("all_reduce", ncclAllReduce(x, y, count, ncclInt32, ncclSum, me.comm, me.nccl()), y, summed);
+    x = me.upload(own), y = out(x, count);
+    expect("reduce", ncclReduce(x, y, count, ncclInt32, ncclSum, root, me.comm, me.nccl()), y,
+           me.rank == root ? summed : me.download(y, count));
+    x = me.upload(own), y = out(x, count);
+    expect("broadcast", ncclBroadcast(x, y, count, ncclInt32, root, me.comm, me.nccl()), y, root_own);
+    y = me.upload(in_place ? mine : Values(all));
+    x = in_place ? y + block(me.rank) : me.upload(own);
+    if (in_place) {
+      EXPECT_EQ(me.driver.copy_to_device(reinterpret_cast<DevicePtr>(x), own.data(), count * 4, me.stream), 0);
+    }
+    expect("all_gather", ncclAllGather(x, y, count, ncclInt32, me.comm, me.nccl()), y, gathered);
+    x = me.upload(mine), y = in_place ? x + block(me.rank) : out(x, count);
+    expect("reduce_scatter", ncclReduceScatter(x, y, count, ncclInt32, ncclSum, me.comm, me.nccl()), y,
+           summed_block);
+    x = me.upload(mine), y = out(x, all);
+    expect("all_to_all", ncclAlltoAll(x, y, count, ncclInt32, me.comm, me.nccl()), y, exchanged);
+    x = me.upload(own), y = me.upload(Values(all));
+    expect("gather", ncclGather(x, y, count, ncclInt32, root, me.comm, me.nccl()), y,
+           me.rank == root ? gathered : Values(all));
+    x = me.upload(mine), y = me.upload(Values(count));
+    expect("scatter", ncclScatter(x, y, count, ncclInt32, root, me.comm, me.nccl()), y, root_block);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+  // What plans do not serve takes the other way, between calls that they do.
+  int32_t* x = me.upload(own);
+  int32_t* y = me.upload(Values(count));
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  EXPECT_EQ(ncclSend(x, count, ncclInt32, (me.rank + 1) % n, me.comm, me.nccl()), ncclSuccess);
+  EXPECT_EQ(ncclRecv(y, count, ncclInt32, (me.rank + n - 1) % n, me.comm, me.nccl()), ncclSuccess);
+  ASSERT_EQ(ncclGroupEnd(), ncclSuccess) << ncclGetLastError(nullptr);
+  EXPECT_EQ(me.download(y, count), made(count, [&](size_t i) { return element((me.rank + n - 1) % n, i); }));
+  expect("all_reduce", ncclAllReduce(x, x, count, ncclInt32, ncclSum, me.comm, me.nccl()), x, summed);
+}
+
+TEST_F(NcclOnDevice, ThreadsWithADeviceEach) {
+  const int n = std::min(3, runtime_->devices());
+  std::vector<ncclComm_t> comms(static_cast<size_t>(n));
+  ASSERT_EQ(ncclCommInitAll(comms.data(), n, nullptr), ncclSuccess) << ncclGetLastError(nullptr);
+  const int before = fake_calls("cuLaunchCooperativeKernel");
+  std::vector<std::thread> threads;
+  for (int r = 0; r < n; ++r)
+    threads.emplace_back([&, r] {
+      Scope scope(*driver_, (*runtime_->device(r))->context());
+      DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, n);
+      for (size_t count : {5, 9000, 70001}) every_collective(me, count);
+    });
+  for (std::thread& t : threads) t.join();
+  if (before >= 0 && n > 1) {
+    EXPECT_GT(fake_calls("cuLaunchCooperativeKernel"), before + 10 * n);
+  }
+  destroy(comms);
+}
+
+// What a group's kernel does not serve, between devices: the plan interpreter, driven by one thread.
+TEST_F(NcclOnDevice, OneThreadDrivesDevicesInPlace) {
+  const int n = std::min(2, runtime_->devices());
+  std::vector<ncclComm_t> comms(static_cast<size_t>(n));
+  ASSERT_EQ(ncclCommInitAll(comms.data(), n, nullptr), ncclSuccess) << ncclGetLastError(nullptr);
+  std::vector<std::unique_ptr<DeviceRank>> ranks;
+  std::vector<int32_t*> buffers;
+  for (int r = 0; r < n; ++r) {
+    Scope scope(*driver_, (*runtime_->device(r))->context());
+    ranks.push_back(std::make_unique<DeviceRank>(*driver_, comms[static_cast<size_t>(r)], r, n));
+    std::vector<int32_t> values;
+    for (int i = 0; i < n; ++i) values.push_back(10 * r + i);
+    buffers.push_back(ranks.back()->upload(values));
+  }
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  for (size_t r = 0; r < ranks.size(); ++r)
+    ASSERT_EQ(ncclAlltoAll(buffers[r], buffers[r], 1, ncclInt32, comms[r], ranks[r]->nccl()), ncclSuccess);
+  ASSERT_EQ(ncclGroupEnd(), ncclSuccess) << ncclGetLastError(nullptr);
+  for (int r = 0; r < n; ++r) {
+    std::vector<int32_t> want;
+    for (int i = 0; i < n; ++i) want.push_back(10 * i + r);
+    EXPECT_EQ(ranks[static_cast<size_t>(r)]->download(buffers[static_cast<size_t>(r)], want.size()), want);
+  }
+  ranks.clear();
+  destroy(comms);
+}
+
+// A rank that never comes: abort ends the kernel that waits for it.
+TEST_F(NcclOnDevice, AbortEndsAKernelThatWaits) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  std::vector<ncclComm_t> comms(2);
+  ASSERT_EQ(ncclCommInitAll(comms.data(), 2, nullptr), ncclSuccess);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r)
+    threads.emplace_back([&, r] {
+      Scope scope(*driver_, (*runtime_->device(r))->context());
+      DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, 2);
+      int32_t* x = me.upload(std::vector<int32_t>(100, 1));
+      EXPECT_EQ(ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl()), ncclSuccess);
+      EXPECT_EQ(me.download(x, 100), std::vector<int32_t>(100, 2));
+      if (r == 1) return;
+      EXPECT_EQ(ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl()), ncclSuccess);
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      EXPECT_EQ(driver_->stream_query(me.stream), k_not_ready);
+      EXPECT_EQ(ncclCommAbort(me.comm), ncclSuccess);
+    });
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(ncclCommAbort(comms[1]), ncclSuccess);
+}
+
+// One rank of the test below.
+TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
+  const auto number = [](const char* name) { return std::atoi(std::getenv(name)); };
+  const int rank = number("TUTTI_TEST_RANK"), n = number("TUTTI_TEST_RANKS");
+  ncclUniqueId id;
+  const std::string text = std::getenv("TUTTI_TEST_ID");
+  ASSERT_EQ(text.size(), 2 * sizeof id.internal);
+  for (size_t i = 0; i < sizeof id.internal; ++i)
+    id.internal[i] = static_cast<char>(std::stoi(text.substr(2 * i, 2), nullptr, 16));
+  const int device = rank % runtime_->devices();
+  Scope scope(*driver_, (*runtime_->device(device))->context());
+  ncclComm_t comm = nullptr;
+  ASSERT_EQ(ncclCommInitRank(&comm, n, id, rank), ncclSuccess) << ncclGetLastError(nullptr);
+  {
+    DeviceRank me(*driver_, comm, rank, n);
+    for (size_t count : {5, 9000, 70001}) every_collective(me, count);
+  }
+  EXPECT_EQ(ncclCommDestroy(comm), ncclSuccess);
+  if (fake_calls("cuInit") > 0) {
+    EXPECT_GT(fake_calls("cuLaunchCooperativeKernel"), 10);
+    EXPECT_EQ(fake_calls("cuIpcOpenMemHandle"), n - 1);
+  }
+}
+
+// Windows over CUDA IPC where every process has a device; staged where they share one.
+TEST_F(NcclOnDevice, ProcessesWithADeviceEach) {
+  constexpr int n = 3;
+  ncclUniqueId id;
+  ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess) << ncclGetLastError(nullptr);
+  std::string text;
+  for (char c : id.internal) {
+    char digits[3];
+    std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned char>(c));
+    text += digits;
+  }
+  setenv("TUTTI_TEST_ID", text.c_str(), 1);
+  setenv("TUTTI_TEST_RANKS", std::to_string(n).c_str(), 1);
+  std::string program = "/proc/self/exe", filter = "--gtest_filter=*DISABLED_OneOfSeveralProcesses",
+              all = "--gtest_also_run_disabled_tests", brief = "--gtest_brief=1";
+  char* arguments[] = {program.data(), filter.data(), all.data(), brief.data(), nullptr};
+  std::vector<pid_t> children;
+  for (int r = 0; r < n; ++r) {
+    setenv("TUTTI_TEST_RANK", std::to_string(r).c_str(), 1);
+    pid_t child = 0;
+    ASSERT_EQ(::posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments, environ), 0);
+    children.push_back(child);
+  }
+  for (pid_t child : children) {
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
 }
 
 TEST_F(NcclOnDevice, MemAllocIsOnTheDevice) {

@@ -1,0 +1,317 @@
+#include "src/cuda/peer_world.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+namespace tutti::cuda {
+namespace {
+
+constexpr uint64_t k_alignment = 256;
+constexpr uint64_t k_arena_bytes = uint64_t{4} << 20;
+constexpr uint64_t k_slots_bytes = uint64_t{32} << 20;  // of a window, about
+// A worker more for so many bytes of a chunk.
+constexpr uint64_t k_worker_bytes = 16384;
+// For acks that are under way when a communicator ends.
+constexpr auto k_patience = std::chrono::milliseconds(200);
+
+uint64_t up(uint64_t bytes) { return (bytes + k_alignment - 1) / k_alignment * k_alignment; }
+
+// What a rank could not do, in a form that others can read.
+struct Vote {
+  char why[200] = {};  // empty: all is well
+  explicit Vote(const Status& status = {}) {
+    std::strncpy(why, status.ok() ? "" : status.message().c_str(), sizeof why - 1);
+  }
+};
+
+struct Offer {
+  Vote vote;
+  DevicePtr window = 0;
+  IpcMemHandle handle{};
+};
+
+template <class T>
+Result<std::vector<T>> exchange(const T& mine, size_t ranks, const PeerWorld::Gather& gather) {
+  std::vector<T> all(ranks);
+  TUTTI_RETURN_IF_ERROR(gather(&mine, all.data(), sizeof mine));
+  return all;
+}
+
+Status count_vote(Rank rank, const Vote& vote) {
+  if (vote.why[0] == 0) return {};
+  const size_t length = std::min(std::strlen(vote.why), sizeof vote.why - 1);
+  return Status(Code::unsupported, fmt::format("rank {}: {}", rank, std::string(vote.why, length)));
+}
+
+}  // namespace
+
+PeerWorld::Member PeerWorld::describe(const Runtime& runtime, const Device& device, uint64_t host,
+                                      uint32_t blocks) {
+  Member m;
+  m.host = host;
+  m.process = runtime.identity();
+  m.uuid = device.uuid();
+  m.ordinal = device.ordinal();
+  if (device.cooperative())
+    m.blocks = blocks == 0 ? device.multiprocessors() : std::min(blocks, device.multiprocessors());
+  return m;
+}
+
+std::pair<Rank, Rank> PeerWorld::sharing(const std::vector<Member>& members) {
+  for (Rank a = 0; a < members.size(); ++a)
+    for (Rank b = a + 1; b < members.size(); ++b)
+      if (std::memcmp(&members[a].uuid, &members[b].uuid, sizeof(DeviceUuid)) == 0) return {a, b};
+  return {0, 0};
+}
+
+std::string PeerWorld::obstacle(const std::vector<Member>& members) {
+  if (members.size() > k_max_links)
+    return fmt::format("{} ranks, at most {}", members.size(), k_max_links);
+  for (Rank r = 0; r < members.size(); ++r) {
+    if (members[r].host != members[0].host) return fmt::format("rank 0 and rank {} are on different hosts", r);
+    if (members[r].blocks == 0)
+      return fmt::format("the device of rank {} runs no cooperative grids", r);
+  }
+  const auto [a, b] = sharing(members);
+  return a == b ? "" : fmt::format("rank {} and rank {} share a device", a, b);
+}
+
+WindowShape PeerWorld::default_shape(uint32_t ranks) {
+  WindowShape shape;
+  shape.ranks = ranks;
+  shape.lanes = 1;
+  shape.workers = 16;
+  shape.depth = 4;
+  shape.packet_bytes = 4096;
+  const uint64_t places = uint64_t{ranks} * shape.lanes * shape.workers * shape.depth;
+  shape.slot_bytes =
+      static_cast<uint32_t>(std::clamp<uint64_t>(k_slots_bytes / places / 4096 * 4096, 4096, 65536));
+  return shape;
+}
+
+Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& device, Rank rank,
+                                                   const std::vector<Member>& members,
+                                                   const WindowShape& shape, const Gather& gather) {
+  uint32_t blocks = members[0].blocks;
+  for (const Member& m : members) blocks = std::min(blocks, m.blocks);
+  std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, blocks));
+  world->shape_.ranks = static_cast<uint32_t>(members.size());
+  // Whatever fails here, the others are told: they must not wait for this rank, nor go another way than it.
+  Offer mine;
+  mine.vote = Vote(world->open_own());
+  if (world->window_ != nullptr) {
+    mine.window = world->window_->memory->address();
+    mine.handle = world->window_->handle;
+  }
+  Result<std::vector<Offer>> offers = exchange(mine, members.size(), gather);
+  if (!offers) return offers.status();
+  for (Rank r = 0; r < offers->size(); ++r) TUTTI_RETURN_IF_ERROR(count_vote(r, (*offers)[r].vote));
+  Result<std::vector<Vote>> votes =
+      exchange(Vote(world->open_peers(members, offers->data())), members.size(), gather);
+  if (!votes) return votes.status();
+  for (Rank r = 0; r < votes->size(); ++r) TUTTI_RETURN_IF_ERROR(count_vote(r, (*votes)[r]));
+  return world;
+}
+
+// All that takes memory or loads code, while no grid waits for anyone.
+Status PeerWorld::open_own() {
+  auto control = Allocation::pinned(runtime_, device_, sizeof(Control));
+  if (!control) return control.status();
+  control_ = std::move(*control);
+  std::memset(control_->data(), 0, sizeof(Control));
+  Result<Event> event = device_.take_event();
+  if (!event) return event.status();
+  last_ = *event;
+  for (Family family : {Family::sum, Family::prod, Family::extremum})
+    TUTTI_RETURN_IF_ERROR(device_.function(Kernel::plan, DType::int8, family).status());
+  TUTTI_RETURN_IF_ERROR(reserve(0).status());
+  auto window = runtime_.windows().take(device_, shape_.bytes());
+  if (!window) return window.status();
+  window_ = std::move(*window);
+  return {};
+}
+
+Status PeerWorld::open_peers(const std::vector<Member>& members, const void* offers) {
+  const auto* all = static_cast<const Offer*>(offers);
+  // Only now: until all were here, one of them might still have left an earlier world (Inbox::left).
+  TUTTI_RETURN_IF_ERROR(window_->memory->zero(0, window_->bytes));
+  for (Rank r = 0; r < members.size(); ++r) {
+    if (members[r].process == runtime_.identity()) {
+      Result<Device*> theirs = runtime_.device(members[r].ordinal);
+      if (!theirs) return theirs.status();
+      TUTTI_RETURN_IF_ERROR(device_.reach(**theirs));
+      windows_.push_back(reinterpret_cast<std::byte*>(all[r].window));
+      continue;
+    }
+    Result<std::byte*> opened = runtime_.windows().open(device_, all[r].handle);
+    if (!opened) return opened.status().with_context(fmt::format("the window of rank {}", r));
+    windows_.push_back(*opened);
+  }
+  return {};
+}
+
+PeerWorld::~PeerWorld() {
+  drain();
+  if (last_ != nullptr) device_.give_event(last_);
+  if (window_ == nullptr) return;
+  const bool reusable = quiet();
+  runtime_.windows().give(std::move(window_), reusable);
+}
+
+// Whether all that was sent has been acknowledged: then no peer writes into the window any more.
+bool PeerWorld::quiet() const {
+  if (windows_.empty()) return true;  // nobody has it
+  const uint64_t links = uint64_t{shape_.ranks} * shape_.lanes * shape_.workers;
+  std::vector<Ack> acks(links);
+  std::vector<Counters> sent(links);
+  const auto until = std::chrono::steady_clock::now() + k_patience;
+  while (std::atomic_ref<uint64_t>(control()->abort).load() == 0) {
+    const Allocation& memory = *window_->memory;
+    if (!memory.read(shape_.ack(0, 0), std::as_writable_bytes(std::span(acks))).ok() ||
+        !memory.read(shape_.counters_out(0, 0), std::as_writable_bytes(std::span(sent))).ok())
+      return false;
+    if (std::equal(acks.begin(), acks.end(), sent.begin(),
+                   [](const Ack& a, const Counters& c) { return a.tail == c.messages; }))
+      return true;
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
+void PeerWorld::drain() {
+  if (!launched_) return;
+  Scope scope(runtime_.driver(), device_.context());
+  static_cast<void>(runtime_.driver().event_synchronize(last_));
+}
+
+// --- programs
+
+Result<PeerWorld::Place> PeerWorld::reserve(uint64_t bytes) {
+  if (arenas_.empty() || arena_used_ + bytes > arena_bytes_) {
+    const uint64_t size = std::max(k_arena_bytes, up(bytes));
+    auto memory = Allocation::on_device(runtime_, device_, size);
+    if (!memory) return memory.status();
+    arenas_.push_back(std::move(*memory));
+    arena_bytes_ = size;
+    arena_used_ = 0;
+  }
+  const Place place{arenas_.back().get(), arena_used_};
+  arena_used_ += up(bytes);
+  return place;
+}
+
+// Programs made before keep the smaller one.
+Status PeerWorld::ensure_scratch(uint64_t bytes) {
+  if (bytes <= scratch_bytes_) return {};
+  Result<Place> place = reserve(bytes);
+  if (!place) return place.status();
+  scratch_ = place->memory->data() + place->offset;
+  scratch_bytes_ = bytes;
+  return {};
+}
+
+Status PeerWorld::prepare(const PlanPtr& plan) {
+  if (programs_.count(plan.get()) > 0) return {};
+  if (plan->shape().ranks != shape_.ranks)
+    return Status(Code::invalid_argument,
+                  fmt::format("a plan of {} ranks for {}", plan->shape().ranks, shape_.ranks));
+  TUTTI_RETURN_IF_ERROR(ensure_scratch(scratch_bound(*plan, shape_)));
+  BuildRequest request{plan, rank_, shape_, windows_, scratch_, control()};
+  Result<uint64_t> bytes = program_bytes(request);
+  if (!bytes) return bytes.status();
+  Result<Place> place = reserve(*bytes);
+  if (!place) return place.status();
+  const uint64_t base = place->memory->address() + place->offset;
+  Result<ProgramImage> image = build_program(request, base);
+  if (!image) return image.status();
+  TUTTI_RETURN_IF_ERROR(place->memory->write(place->offset, image->bytes));
+  programs_[plan.get()] = {plan, reinterpret_cast<const DeviceProgram*>(base + image->program)};
+  return {};
+}
+
+// --- calls
+
+Result<DeviceCut> PeerWorld::cut(const PlanPtr& plan, uint64_t count, DType dtype) const {
+  const uint32_t lanes = std::max<uint32_t>(1, plan->shape().lanes);
+  if (lanes > blocks_)
+    return Status(Code::unsupported, fmt::format("plan {} has {} lanes, a launch may take {} blocks",
+                                                 plan->algorithm(), lanes, blocks_));
+  const uint32_t most = std::min(shape_.workers, blocks_ / lanes);
+  PlanCall call{plan, count, dtype, ReduceOp::sum, Wire::packets, 1};
+  for (; call.workers <= most; call.workers *= 2) {
+    Result<DeviceCut> packets = cut_of(call, shape_);
+    if (!packets) break;
+    if (packets->layout.rounds() == 1) return packets;
+  }
+  const uint64_t chunk = count * size_of(dtype) / std::max<uint32_t>(1, plan->shape().chunks);
+  call.wire = Wire::slots;
+  call.workers = static_cast<uint32_t>(std::clamp<uint64_t>(chunk / k_worker_bytes, 1, most));
+  return cut_of(call, shape_);
+}
+
+// Calls share windows: one ends before the next begins, on whatever streams they are.
+Status PeerWorld::follow_last(Stream stream, bool capturing) {
+  if (!launched_ || capturing || stream == last_stream_) return {};
+  return runtime_.driver().check(runtime_.driver().stream_wait_event(stream, last_, 0),
+                                 "cuStreamWaitEvent");
+}
+
+Status PeerWorld::launch(const Call& call, Stream stream) {
+  TUTTI_RETURN_IF_ERROR(error());
+  TUTTI_RETURN_IF_ERROR(prepare(call.plan));
+  Result<DeviceCut> cut = this->cut(call.plan, call.count, call.dtype);
+  if (!cut) return cut.status();
+  Result<Function> function = device_.function(Kernel::plan, call.dtype, family_of(call.op));
+  if (!function) return function.status();
+  Result<bool> capturing = runtime_.capturing(stream);
+  if (!capturing) return capturing.status();
+  PlanLaunch launch{};
+  launch.lanes = call.plan->shape().lanes;
+  launch.op = operator_of({call.plan, call.count, call.dtype, call.op, cut->wire, cut->workers});
+  launch.cut = *cut;
+  launch.calls[0].program = programs_[call.plan.get()].address;
+  launch.calls[0].buffers.base[static_cast<int>(Buffer::input)] =
+      static_cast<std::byte*>(const_cast<void*>(call.input));
+  launch.calls[0].buffers.base[static_cast<int>(Buffer::output)] = static_cast<std::byte*>(call.output);
+  launch.calls[0].signature = call.signature;
+
+  const Driver& driver = runtime_.driver();
+  Scope scope(driver, device_.context());
+  TUTTI_RETURN_IF_ERROR(scope.status());
+  TUTTI_RETURN_IF_ERROR(follow_last(stream, *capturing));
+  void* parameters[] = {&launch};
+  TUTTI_RETURN_IF_ERROR(
+      driver.check(driver.launch_cooperative(*function, launch.lanes * cut->workers, 1, 1, k_block_threads,
+                                             1, 1, 0, stream, parameters),
+                   "cuLaunchCooperativeKernel"));
+  if (*capturing) return {};
+  TUTTI_RETURN_IF_ERROR(driver.check(driver.event_record(last_, stream), "cuEventRecord"));
+  last_stream_ = stream;
+  launched_ = true;
+  return {};
+}
+
+void PeerWorld::abort() {
+  std::atomic_ref<uint64_t>(control()->abort).store(1, std::memory_order_release);
+}
+
+Status PeerWorld::error() const {
+  const auto read = [](uint64_t& word) {
+    return std::atomic_ref<uint64_t>(word).load(std::memory_order_acquire);
+  };
+  if (const uint64_t peer = read(control()->mismatch); peer != 0)
+    return Status(Code::invalid_usage,
+                  fmt::format("rank {} and rank {} made different calls on device buffers", rank_, peer - 1));
+  if (const uint64_t peer = read(control()->left); peer != 0)
+    return Status(Code::remote_error,
+                  fmt::format("rank {}: rank {} left a call on device buffers before its end", rank_, peer - 1));
+  return {};
+}
+
+}  // namespace tutti::cuda
