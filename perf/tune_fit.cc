@@ -25,15 +25,19 @@ Knob end(std::string name, double least, double most, bool network, double EndCo
 // Alpha or beta of both directions of a class.
 Knob link(std::string name, double least, double most, LinkClass c,
           std::optional<double> LinkCost::*field) {
-  return {
-      std::move(name), least, most,
-      [=](Profile& p, double v) {
-        for (LinkCost& cost : p.links[static_cast<int>(c)]) {
-          cost.*field = v;
-          if (field == &LinkCost::beta) cost.efficiency = 1;
-        }
-      },
-      [=](const Profile& p) { return (p.links[static_cast<int>(c)][0].*field).value_or(least); }};
+  return {std::move(name), least, most,
+          [=](Profile& p, double v) {
+            for (LinkCost& cost : p.links[static_cast<int>(c)]) {
+              cost.*field = v;
+              if (field == &LinkCost::beta) cost.efficiency = 1;
+            }
+          },
+          [=](const Profile& p) {
+            const LinkCost& cost = p.links[static_cast<int>(c)][0];
+            const bool network_beta = c == LinkClass::network && field == &LinkCost::beta;
+            return (cost.*field)
+                .value_or(network_beta ? 1 / (k_network_bandwidth * cost.efficiency) : least);
+          }};
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 #include "topology/discover.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <fmt/format.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -18,6 +21,19 @@ int to_int(const std::string& text) {
   return value;
 }
 
+// Vendor, family and model as /proc/cpuinfo has them, from the instruction that it has them from.
+void ask_processor([[maybe_unused]] Part* p) {
+#if defined(__x86_64__)
+  unsigned eax = 0, words[3] = {}, other = 0;
+  if (__get_cpuid(0, &eax, &words[0], &words[2], &words[1]) == 0) return;
+  p->cpu_vendor.assign(reinterpret_cast<const char*>(words), sizeof(words));
+  if (__get_cpuid(1, &eax, &other, &other, &other) == 0) return;
+  const unsigned family = eax >> 8 & 15, model = eax >> 4 & 15;
+  p->family = static_cast<int>(family == 15 ? family + (eax >> 20 & 255) : family);
+  p->model = static_cast<int>(family == 6 || family == 15 ? model + (eax >> 16 & 15) * 16 : model);
+#endif
+}
+
 // Architecture and model, as NCCL's XML names them.
 Part processor(const std::string& cpuinfo) {
   Part p;
@@ -25,6 +41,10 @@ Part processor(const std::string& cpuinfo) {
   if (uname(&names) == 0) p.arch = names.machine;
   if (p.arch == "aarch64") p.arch = "arm64";
   if (p.arch == "ppc64le") p.arch = "ppc64";
+  if (cpuinfo.empty()) {
+    ask_processor(&p);
+    return p;
+  }
   std::ifstream file(cpuinfo);
   for (std::string line; std::getline(file, line) && !line.empty();) {
     const size_t colon = line.find(": ");
@@ -52,8 +72,8 @@ Machine discover(const DiscoverOptions& options) {
   }
   Sysfs sysfs(options.sysfs, &m);
   if (!seen) sysfs.add_processors(processor(options.cpuinfo), options.cores);
-  sysfs.add_gpus();
-  sysfs.add_nics();
+  if (options.gpus) sysfs.add_gpus();
+  if (options.nics) sysfs.add_nics();
   if (options.nvml != nullptr) add_nvml(*options.nvml, &m);
   simplify(&m);
   m.name = options.name;

@@ -13,8 +13,9 @@ namespace tutti {
 
 struct DiscoverOptions {
   std::string sysfs = "/sys";            // tests have trees of their own
+  // Empty: the processor itself is asked; some kernels take 10 ms to write that file.
   std::string cpuinfo = "/proc/cpuinfo";
-  bool cores = true;                     // add them
+  bool cores = true, gpus = true, nics = true;  // look for them
   std::string name;                      // of the machine; empty: the host's
   const HwlocDriver* hwloc = nullptr;    // null: sysfs
   const NvmlDriver* nvml = nullptr;      // null: GPUs as PCI shows them, without their links

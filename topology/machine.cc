@@ -135,13 +135,16 @@ class Builder {
     if (count == 0) return invalid("machine: no host");
     if (count > k_max_hosts) return invalid(fmt::format("machine: {} hosts", count));
     bool network = false;
-    for (const Machine& m : hosts)
+    for (const Machine& m : hosts) {
+      network |= !m.switches.empty();
       for (const Part& p : m.parts) network |= p.kind == NodeKind::nic && p.up;
+    }
     if ((network || count > 1) && !grouping_)
       network_ = topology.add_node(NodeKind::network_switch, k_no_node, "network");
     endpoints_ = choose(hosts);
     for (const Machine& m : hosts)
       for (uint32_t copy = 0; copy < m.copies; ++copy) TUTTI_RETURN_IF_ERROR(host(m));
+    cable_switches();
     return place_ranks(hosts);
   }
 
@@ -175,6 +178,11 @@ class Builder {
       if (!std::isfinite(p.port_latency) || p.port_latency < 0 || p.port_latency > 3600)
         return bad(i, fmt::format("a latency of {:g} s", p.port_latency));
     }
+    if (!m.switches.empty() && !names_switches(m.switches))
+      return invalid(
+          fmt::format("machine {}: '{}' above it; expected names of switches, outermost "
+                      "first, joined by dots",
+                      m.name, m.switches));
     for (const FastLink& l : m.links)
       if (l.from >= m.parts.size() || (l.to >= m.parts.size() && l.to != FastLink::k_switch) ||
           l.from == l.to || !sane(l.bandwidth) || l.count == 0)
@@ -198,10 +206,11 @@ class Builder {
     Built built;
     const std::string base = m.name.empty() ? "host" : m.name;
     const bool several = m.copies > 1 || !nodes_.empty();
-    NodeId outside = network_;
+    edge_ = switch_above(m.switches);
+    NodeId outside = edge_;
     if (m.switch_spans_hosts && !m.links.empty()) {
       if (shared_switch_ == k_no_node || &m != last_)
-        shared_switch_ = topology.add_node(NodeKind::network_switch, network_, "nvswitch");
+        shared_switch_ = topology.add_node(NodeKind::network_switch, edge_, "nvswitch");
       outside = shared_switch_;
     }
     built.host = topology.add_node(NodeKind::host, outside,
@@ -220,10 +229,11 @@ class Builder {
       nics = true;
       port(m, i, built.node[i]);
     }
-    if (!nics && network_ != k_no_node && outside == network_) {
+    if (!nics && network_ != k_no_node && outside == edge_) {
       assume(m, fmt::format("no NIC was found; one of {:.0f} Gb/s assumed", k_assumed_network * 8e-9));
-      topology.add_cable(built.host, network_, LinkClass::nic, k_assumed_network,
+      topology.add_cable(built.host, edge_, options_.port_class, k_assumed_network,
                          options_.network_latency);
+      below_[edge_] += k_assumed_network;
     }
     sockets(m, built, !nics);
     fast_links(m, built);
@@ -287,9 +297,40 @@ class Builder {
     if (p.port_bandwidth == 0)
       assume(m, fmt::format("{}: its speed was not found out; {:.0f} Gb/s assumed", label(p, i),
                             k_assumed_network * 8e-9));
-    topology.add_cable(node, network_, LinkClass::nic,
-                       p.port_bandwidth > 0 ? p.port_bandwidth : k_assumed_network,
+    const double bandwidth = p.port_bandwidth > 0 ? p.port_bandwidth : k_assumed_network;
+    topology.add_cable(node, edge_, options_.port_class, bandwidth,
                        p.port_latency > 0 ? p.port_latency : options_.network_latency);
+    below_[edge_] += bandwidth;
+  }
+
+  // The innermost of the switches, made with those above it where they are not there yet.
+  NodeId switch_above(const std::string& switches) {
+    NodeId at = network_;
+    for (size_t end = 0; end < switches.size(); ++end) {
+      end = std::min(switches.find('.', end), switches.size());
+      const auto [known, fresh] = switches_.try_emplace(switches.substr(0, end), k_no_node);
+      if (fresh) {
+        const size_t dot = switches.rfind('.', end - 1);
+        const size_t begin = dot == std::string::npos ? 0 : dot + 1;
+        known->second =
+            topology.add_node(NodeKind::network_switch, at, switches.substr(begin, end - begin));
+      }
+      at = known->second;
+    }
+    return at;
+  }
+
+  // Each switch to the one above it, as wide as everything below: inner switches come after outer
+  // ones.
+  void cable_switches() {
+    for (NodeId n = static_cast<NodeId>(topology.nodes().size()); n-- > 0;) {
+      const TopologyNode& node = topology.nodes()[n];
+      const auto below = below_.find(n);
+      if (n == network_ || below == below_.end()) continue;
+      const NodeId up = node.parent;
+      topology.add_cable(n, up, options_.uplink_class, below->second, options_.network_latency);
+      below_[up] += below->second;
+    }
   }
 
   // Sockets and NUMA nodes directly in the host: the links that are known, else each with each.
@@ -421,6 +462,9 @@ class Builder {
   std::vector<std::string>* assumed_;
   Endpoints endpoints_ = Endpoints::automatic;
   NodeId network_ = k_no_node;
+  NodeId edge_ = k_no_node;                 // the switch of the host at hand
+  std::map<std::string, NodeId> switches_;  // by their names from the outermost on
+  std::map<NodeId, double> below_;          // bandwidth of the hosts below a switch
   NodeId shared_switch_ = k_no_node;
   std::vector<Built> nodes_;   // by host
   std::vector<bool> groups_;   // by part of *last_
@@ -429,6 +473,22 @@ class Builder {
 };
 
 }  // namespace
+
+bool names_switches(std::string_view text) {
+  constexpr size_t k_most = 4, k_longest = 64;
+  size_t names = 0, length = 0;
+  for (const char c : text) {
+    if (c == '.') {
+      if (length == 0) return false;
+      length = 0;
+    } else if (static_cast<unsigned char>(c) <= ' ' || c == '\x7f' || ++length > k_longest) {
+      return false;
+    } else if (length == 1) {
+      ++names;
+    }
+  }
+  return length > 0 && names <= k_most;
+}
 
 PartId Machine::find_busid(std::string_view busid) const {
   for (PartId i = 0; i < parts.size(); ++i)

@@ -73,6 +73,7 @@ struct Machine {
   std::vector<FastLink> links;
   std::vector<SocketLink> sockets;
   std::vector<std::string> missing;  // what was not found out, and why; one sentence each
+  std::string switches;              // above it, outermost first: "core.rack3"; empty: not known
   uint32_t copies = 1;               // so many equal hosts
   bool switch_spans_hosts = false;   // one NVSwitch fabric for all hosts (NVL72)
 
@@ -84,6 +85,10 @@ struct Machine {
   uint32_t count(NodeKind kind) const;
   bool operator==(const Machine&) const = default;
 };
+
+// Whether the text names switches as Machine::switches does: one to four names of up to 64
+// characters without spaces, joined by dots.
+bool names_switches(std::string_view text);
 
 // Where a rank is: a host (of the list that build_topology() gets, copies not counted) and a part
 // of it, or none: somewhere on the host.
@@ -100,14 +105,17 @@ struct BuildOptions {
   Endpoints endpoints = Endpoints::automatic;
   // Or where each rank is; several may share a place.
   std::vector<RankPlace> ranks;
-  // Of every NIC's cable to the one switch that joins all hosts, where a NIC says none itself.
+  // Of every NIC's cable, where a NIC says none itself.
   double network_latency = 0;
   // Without: the topology is not finished. It has groups(), but no routes, and nothing is checked.
   bool routes = true;
+  // Whose prices a profile shall charge for the NICs' cables, and for those between switches.
+  LinkClass port_class = LinkClass::nic, uplink_class = LinkClass::network;
 };
 
 // The machine or cluster: hosts with their sockets, PCI switches, GPUs, NVLink and NICs; the NICs'
-// cables lead to one switch without oversubscription. Assumptions are appended to *assumed (may be
+// cables lead to the innermost of the host's switches, or to one that joins all hosts, without
+// oversubscription. Assumptions are appended to *assumed (may be
 // null). GPUs are grouped by containers (PCI switch, NUMA node) whose members are nearer to each
 // other than to the others, which with NVLink are few or none.
 // Errors: invalid_argument naming the part: parents out of order, a bandwidth that makes no sense,

@@ -132,6 +132,9 @@ class NcclReader {
     values_.whole(system, "version", 1, 2, 1);  // 2: RCCL's
     const uint32_t copies = values_.whole<uint32_t>(system, "tutti_hosts", 1, 1u << 17, 1);
     const XmlAttribute* nvswitch = system.find("tutti_nvswitch");
+    const XmlAttribute* switches = system.find("tutti_switches");
+    if (switches != nullptr && !names_switches(switches->value))
+      values_.complain(*switches, "up to four names of switches joined by dots");
     if (nvswitch != nullptr && nvswitch->value != "shared") values_.complain(*nvswitch, "\"shared\"");
     for (const XmlElement& e : system.children)
       if (e.name == "cpu" && values_.status().ok()) cpu(e);
@@ -147,6 +150,7 @@ class NcclReader {
       h.machine.copies = copies;
       h.machine.switch_spans_hosts = nvswitch != nullptr;
       h.machine.name = std::string(system.get("tutti_name"));
+      if (switches != nullptr) h.machine.switches = switches->value;
       result.push_back(std::move(h.machine));
     }
     return result;
@@ -378,10 +382,12 @@ class Writer {
  public:
   std::string text(const std::vector<Machine>& hosts) {
     const Machine& first = hosts.front();
-    put("<system version=\"1\"{}{}{}>\n",
+    put("<system version=\"1\"{}{}{}{}>\n",
         first.name.empty() ? "" : fmt::format(" tutti_name=\"{}\"", xml_escape(first.name)),
         first.copies > 1 ? fmt::format(" tutti_hosts=\"{}\"", first.copies) : "",
-        first.switch_spans_hosts ? " tutti_nvswitch=\"shared\"" : "");
+        first.switch_spans_hosts ? " tutti_nvswitch=\"shared\"" : "",
+        first.switches.empty() ? ""
+                               : fmt::format(" tutti_switches=\"{}\"", xml_escape(first.switches)));
     for (size_t i = 0; i < hosts.size(); ++i)
       machine(hosts[i], hosts.size() > 1 ? fmt::format("{:#x}", i + 1) : "");
     return out_ + "</system>\n";

@@ -22,6 +22,15 @@ struct Config {
   uint32_t socket_connections = 1;
   // Distinguishes hosts that look the same, or joins what looks different. TUTTI_HOST_ID or NCCL_HOSTID.
   std::string host_id;
+  // What this rank's host looks like, instead of what its kernel shows: a file (NCCL's or hwloc's
+  // XML) or the name of a recorded machine (`tutti topo --list`). Read by the first rank of each
+  // host. TUTTI_TOPO or NCCL_TOPO_FILE; a NCCL_TOPO_FILE that does not exist is left aside, as NCCL
+  // does.
+  std::string topology;
+  // The switches above this rank's host, outermost first: "core.rack3". Hosts below the same ones
+  // are a group of the hierarchy. Read by the first rank of each host. TUTTI_SWITCHES, or what
+  // Slurm says.
+  std::string switches;
   // Allow process_vm_readv/writev between ranks of a host where a probe succeeds. TUTTI_PROCESS_VM=0.
   bool process_vm = true;
   // From this many bytes on, ranks that share windows reduce private buffers through

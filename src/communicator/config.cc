@@ -12,6 +12,7 @@
 
 #include "src/communicator/bootstrap/id.h"
 #include "src/communicator/environment.h"
+#include "topology/machine.h"
 
 extern "C" char** environ;
 
@@ -33,6 +34,8 @@ constexpr std::array k_known_variables = {
     "TUTTI_DETERMINISTIC",
     "TUTTI_SLOT_BYTES",
     "TUTTI_SPIN",
+    "TUTTI_TOPO",
+    "TUTTI_SWITCHES",
     "TUTTI_FAULT",
     "TUTTI_DEBUG",
     "TUTTI_DEBUG_FILE",
@@ -57,6 +60,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_GPU_COPY_ENGINE_BYTES",
 };
 
+constexpr size_t k_most_switches = 4;
 constexpr std::array<std::string_view, 3> k_transports = {"local", "shm", "tcp"};
 
 // Reads variables into settings and keeps the first complaint.
@@ -247,6 +251,37 @@ void add_nccl_file(const std::string& path, Variables* variables) {
   }
 }
 
+// NCCL_TOPO_FILE where it names no file that can be read; NCCL goes on without it.
+std::string missing_nccl_file(const Variables& variables) {
+  const auto found = variables.find("NCCL_TOPO_FILE");
+  const bool missing =
+      found != variables.end() && !found->second.empty() && !std::ifstream(found->second).good();
+  return missing ? found->second : std::string();
+}
+
+// The switches in Slurm's address of this node: "s0.s4.tux1" after "switch.switch.node". Empty
+// where it has none, or none that can be read.
+std::string slurm_switches(const Variables& variables) {
+  const auto address = variables.find("SLURM_TOPOLOGY_ADDR");
+  const auto pattern = variables.find("SLURM_TOPOLOGY_ADDR_PATTERN");
+  if (address == variables.end() || pattern == variables.end()) return {};
+  std::string_view names = address->second, kinds = pattern->second;
+  std::vector<std::string_view> switches;
+  while (!kinds.empty() && !names.empty()) {
+    const size_t kind = std::min(kinds.find('.'), kinds.size());
+    const size_t name = std::min(names.find('.'), names.size());
+    if (name == 0) return {};
+    if (kinds.substr(0, kind) == "switch") switches.push_back(names.substr(0, name));
+    kinds.remove_prefix(std::min(kinds.size(), kind + 1));
+    names.remove_prefix(std::min(names.size(), name + 1));
+  }
+  std::string text;
+  for (size_t i = switches.size() > k_most_switches ? switches.size() - k_most_switches : 0;
+       i < switches.size(); ++i)
+    text += (text.empty() ? "" : ".") + std::string(switches[i]);
+  return names_switches(text) ? text : std::string();
+}
+
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});
@@ -293,6 +328,11 @@ Result<Config> config_from(const Variables& variables) {
                 &config.socket_family);
   reader.number<uint32_t>("TUTTI_SOCKET_CONNECTIONS", 1, 64, &config.socket_connections);
   reader.text({"TUTTI_HOST_ID", "NCCL_HOSTID"}, &config.host_id);
+  reader.text({"TUTTI_TOPO"}, &config.topology);
+  if (config.topology.empty() && missing_nccl_file(variables).empty())
+    reader.text({"NCCL_TOPO_FILE"}, &config.topology);
+  reader.text({"TUTTI_SWITCHES"}, &config.switches);
+  if (config.switches.empty()) config.switches = slurm_switches(variables);
   reader.flag("TUTTI_PROCESS_VM", &config.process_vm);
   reader.seconds("TUTTI_INIT_TIMEOUT", false, &config.init_timeout);
   reader.seconds("TUTTI_LATE_AFTER", true, &config.late_after);
@@ -328,6 +368,9 @@ std::vector<std::string> unknown_variables(const Variables& variables) {
     std::string hint = nearest_distance <= 3 ? std::string("; did you mean ") + nearest + "?" : "";
     complaints.push_back(name + " is not a setting of tutti" + hint);
   }
+  if (const std::string file = missing_nccl_file(variables); !file.empty())
+    complaints.push_back("NCCL_TOPO_FILE=\"" + file +
+                         "\" cannot be read; the host's own view is used");
   return complaints;
 }
 

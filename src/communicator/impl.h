@@ -126,6 +126,8 @@ class Communicator::Impl final : public Monitor {
   // Fills what of the placement only all ranks together know; `agreed`: rank 0's Tuning, encoded.
   Status settle_paths(Deadline deadline, Placement* placement, std::string* agreed);
   Status make_planner(Placement placement, std::vector<TuneRule> rules, const std::string& agreed);
+  std::string own_interface() const;
+  Status learn_hosts(const std::vector<std::string>& reports);
   void choose_waiting(const std::vector<PeerIdentity>& peers);
   Status open_log();
 

@@ -11,13 +11,16 @@
 #include <sstream>
 
 #include "src/base/cpus.h"
+#include "src/communicator/host_report.h"
 
 namespace tutti {
 namespace {
 
-// Of an encoded identity: what comes before the host's name.
+// Of an encoded identity: what comes before the host's name, which ends with the first zero byte;
+// the list of CPUs follows.
 constexpr size_t k_address_at = 44;
 constexpr size_t k_fixed_bytes = k_address_at + sizeof(PackedAddress);
+constexpr size_t k_max_name = 64, k_max_list = 256;
 constexpr uint32_t k_library_version = 0x000100;  // 0.1.0
 
 uint64_t hash(std::string_view text) {
@@ -49,6 +52,42 @@ std::string process_start() {
   return field;
 }
 
+// The smallest socket or NUMA node that holds all the CPUs; none where that is the only one.
+PartId binding(const Machine& m, const std::string& list) {
+  std::vector<uint32_t> cpus;
+  if (m.count(NodeKind::numa) < 2 || !parse_cpu_list(list, &cpus) || cpus.empty()) return k_no_part;
+  PartId best = k_no_part;
+  size_t least = SIZE_MAX;
+  for (PartId i = 0; i < m.parts.size(); ++i) {
+    std::vector<uint32_t> held;
+    if (m.parts[i].kind != NodeKind::numa || !parse_cpu_list(m.parts[i].cpus, &held)) continue;
+    std::sort(held.begin(), held.end());
+    std::sort(cpus.begin(), cpus.end());
+    if (held.size() >= least || !std::includes(held.begin(), held.end(), cpus.begin(), cpus.end()))
+      continue;
+    least = held.size();
+    best = i;
+  }
+  return best;
+}
+
+Result<Topology> build(const PeerTable& peers, bool routes) {
+  if (peers.view.size() != peers.hosts())
+    return Status(Code::invalid_usage, "the hosts have not been described");
+  std::vector<Machine> hosts;
+  for (uint32_t h = 0; h < peers.hosts(); ++h) {
+    hosts.push_back(peers.views[peers.view[h]]);
+    hosts.back().name = peers.host_names[h];
+  }
+  BuildOptions options;
+  options.routes = routes;
+  options.port_class = LinkClass::network;  // what a profile charges between hosts, once
+  options.uplink_class = LinkClass::interconnect;
+  for (Rank r = 0; r < peers.host.size(); ++r)
+    options.ranks.push_back({peers.host[r], peers.part[r]});
+  return build_topology(hosts, options);
+}
+
 }  // namespace
 
 PeerIdentity PeerIdentity::of_this_process(const Config& config) {
@@ -57,7 +96,7 @@ PeerIdentity PeerIdentity::of_this_process(const Config& config) {
   p.version = k_library_version;
   char name[256] = "?";
   gethostname(name, sizeof(name) - 1);
-  p.host_name = std::string(name).substr(0, 64);
+  p.host_name = std::string(name).substr(0, k_max_name);
   const std::string boot_id = first_line("/proc/sys/kernel/random/boot_id");
   const std::string host =
       fmt::format("{}|{}|{}", boot_id, inode_of("/proc/self/ns/net"), config.host_id);
@@ -65,6 +104,8 @@ PeerIdentity PeerIdentity::of_this_process(const Config& config) {
   // Not the affinity mask: launchers bind ranks to CPUs of their own.
   const double online = static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   p.cpus = static_cast<uint32_t>(std::max(1.0, std::min(online, cgroup_cpus())));
+  p.allowed = allowed_cpu_list();
+  if (p.allowed.size() > k_max_list) p.allowed.clear();  // scattered all over: bound to nothing
   p.host = hash(host);
   p.process =
       hash(fmt::format("{}|{}|{}|{}", host, inode_of("/proc/self/ns/pid"), p.pid, process_start()));
@@ -85,11 +126,13 @@ std::string PeerIdentity::encode() const {
   std::memcpy(out.data() + 32, &machine, 8);
   std::memcpy(out.data() + 40, &cpus, 4);
   std::memcpy(out.data() + k_address_at, council.data(), council.size());
-  return out + host_name;
+  return out + host_name + '\0' + allowed;
 }
 
 Result<PeerIdentity> PeerIdentity::decode(const std::string& text) {
-  if (text.size() < k_fixed_bytes || text.size() > k_fixed_bytes + 64)
+  const size_t zero = text.find('\0', std::min(text.size(), k_fixed_bytes));
+  if (zero == std::string::npos || zero > k_fixed_bytes + k_max_name ||
+      text.size() > zero + 1 + k_max_list)
     return Status(Code::remote_error, fmt::format("an identity of {} bytes", text.size()));
   PeerIdentity p;
   std::memcpy(&p.host, text.data(), 8);
@@ -100,12 +143,14 @@ Result<PeerIdentity> PeerIdentity::decode(const std::string& text) {
   std::memcpy(&p.machine, text.data() + 32, 8);
   std::memcpy(&p.cpus, text.data() + 40, 4);
   std::memcpy(p.council.data(), text.data() + k_address_at, p.council.size());
-  p.host_name = text.substr(k_fixed_bytes);
+  p.host_name = text.substr(k_fixed_bytes, zero - k_fixed_bytes);
+  p.allowed = text.substr(zero + 1);
   return p;
 }
 
 PeerTable::PeerTable(const std::vector<PeerIdentity>& peers) {
   std::map<uint64_t, uint32_t> index, machines;
+  std::map<std::string_view, uint32_t> lists;
   for (const PeerIdentity& p : peers) {
     const auto [it, made] = index.try_emplace(p.host, host_names.size());
     if (made) host_names.push_back(p.host_name);
@@ -113,8 +158,50 @@ PeerTable::PeerTable(const std::vector<PeerIdentity>& peers) {
     pid.push_back(p.pid);
     machine.push_back(machines.try_emplace(p.machine, machines.size()).first->second);
     cpus = cpus == 0 ? p.cpus : std::min(cpus, p.cpus);
+    const auto [list, fresh] = lists.try_emplace(p.allowed, cpu_lists.size());
+    if (fresh) cpu_lists.push_back(p.allowed);
+    cpu_list.push_back(list->second);
   }
 }
+
+std::vector<Rank> PeerTable::first_ranks() const {
+  std::vector<Rank> first(hosts(), static_cast<Rank>(host.size()));
+  for (Rank r = static_cast<Rank>(host.size()); r-- > 0;) first[host[r]] = r;
+  return first;
+}
+
+void PeerTable::add_views(const std::vector<Machine>& of_hosts) {
+  views.clear();
+  view.clear();
+  for (const Machine& m : of_hosts) {
+    const auto known = std::find(views.begin(), views.end(), m);
+    view.push_back(static_cast<uint32_t>(known - views.begin()));
+    if (known == views.end()) views.push_back(m);
+  }
+  part.assign(host.size(), k_no_part);
+  std::map<std::pair<uint32_t, uint32_t>, PartId> found;
+  for (Rank r = 0; r < host.size(); ++r) {
+    const auto [it, fresh] = found.try_emplace({view[host[r]], cpu_list[r]}, k_no_part);
+    if (fresh) it->second = binding(views[view[host[r]]], cpu_lists[cpu_list[r]]);
+    part[r] = it->second;
+  }
+}
+
+bool PeerTable::ranks_in_parts() const {
+  return std::any_of(part.begin(), part.end(), [](PartId p) { return p != k_no_part; });
+}
+
+bool PeerTable::hosts_in_groups() const {
+  return hosts() > 1 && std::any_of(views.begin(), views.end(),
+                                    [](const Machine& m) { return !m.switches.empty(); });
+}
+
+bool PeerTable::rails() const {
+  return hosts() > 1 && std::any_of(views.begin(), views.end(),
+                                    [](const Machine& m) { return m.count(NodeKind::nic) > 1; });
+}
+
+Result<Topology> PeerTable::topology() const { return build(*this, true); }
 
 Placement place(const PeerTable& peers) {
   Placement placement;
@@ -123,8 +210,36 @@ Placement place(const PeerTable& peers) {
   placement.host = peers.host;
   placement.cpu_pools = peers.machine;
   placement.cpus = peers.cpus;
-  if (placement.hosts < placement.ranks) placement.hierarchy.level.push_back(peers.host);
+  auto& levels = placement.hierarchy.level;
+  if (peers.hosts_in_groups() || peers.ranks_in_parts()) {
+    const Result<Topology> topology = build(peers, false);
+    if (topology) levels = topology->groups();
+  }
+  const bool one = placement.hosts == 1;  // which groups() leaves out
+  if (placement.hosts < placement.ranks && (one || levels.empty())) levels.push_back(peers.host);
   return placement;
+}
+
+Status follow_links(const PeerTable& peers, Placement* placement) {
+  // A topology of thousands of ranks would cost more to search than its prices are worth.
+  constexpr uint32_t k_most_ranks = 1024;
+  double slowest = 0;
+  for (const Machine& host : peers.views) {
+    double fastest = 0;
+    for (const Part& p : host.parts)
+      if (p.kind == NodeKind::nic) fastest = std::max(fastest, p.port_bandwidth);
+    if (fastest > 0) slowest = slowest > 0 ? std::min(slowest, fastest) : fastest;
+  }
+  if (slowest > 0) placement->network_bandwidth = slowest;
+  const bool more = peers.ranks_in_parts() || peers.hosts_in_groups() || peers.rails();
+  // Sockets between ranks of a host have prices of their own, whatever lies between the ranks.
+  if (more && !placement->sockets_inside && placement->ranks <= k_most_ranks) {
+    Result<Topology> topology = peers.topology();
+    if (!topology) return topology.status();
+    placement->topology = std::make_shared<const Topology>(std::move(*topology));
+  }
+  placement->orders = link_orders(*placement);
+  return {};
 }
 
 }  // namespace tutti

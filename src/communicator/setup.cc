@@ -4,9 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <map>
 
 #include "src/base/cpus.h"
+#include "src/communicator/host_report.h"
 #include "src/communicator/impl.h"
 #include "src/communicator/tuning.h"
 #include "transports/make.h"
@@ -19,10 +22,26 @@ constexpr uint8_t k_all_pull = 1;    // every transport in use lets receivers re
 constexpr uint8_t k_all_shared = 2;  // every rank is reached through shared windows
 constexpr uint8_t k_memory_inside = 4;  // no rank talks through sockets to one of its host
 
+// Bytes of the report on a host; the exchange takes 64 KiB of a rank, its tuning included.
+constexpr size_t k_most_report = 60 * 1024, k_least_report = 4 * 1024;
+
 // From so many ranks per CPU on, a rank that finds nothing to do blocks: yielding would pass the CPU
 // through all the others that wait too, before the one that can go on gets it. Ranks that share
 // windows are never so many; their flags ring no bells.
 constexpr uint32_t k_block_at_once = 32;
+
+// Cuts bits and report off the front of what a rank said in settle_paths(), and gives the report.
+std::string take_report(std::string* said) {
+  size_t length = 0;
+  const char* end = said->data() + said->size();
+  const auto [stop, error] =
+      std::from_chars(std::min(said->data() + 1, said->data() + said->size()), end, length);
+  const auto begin = static_cast<size_t>(stop - said->data()) + 1;
+  if (error != std::errc() || begin > said->size() || length > said->size() - begin) return {};
+  std::string report = said->substr(begin, length);
+  said->erase(0, begin + length);
+  return report;
+}
 
 // Memory that a forked child sees as zero: it must not touch connections it shares with its parent.
 void* make_fork_guard() {
@@ -147,6 +166,23 @@ void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) 
   }
 }
 
+// Where the user names several: the one nearest to this rank, so that each of a host's ranks has
+// its share of them.
+std::string Communicator::Impl::own_interface() const {
+  if (peers_.hosts() < 2 || usable_interfaces(config_).size() < 2) return config_.socket_interface;
+  const Result<Machine> host = look_at_host(config_);
+  if (!host) return config_.socket_interface;
+  std::vector<std::string> allowed;
+  uint32_t index = 0;
+  for (Rank r = 0; r < ranks_; ++r) {
+    if (peers_.host[r] != peers_.host[rank_]) continue;
+    if (r == rank_) index = static_cast<uint32_t>(allowed.size());
+    allowed.push_back(peers_.cpu_lists[peers_.cpu_list[r]]);
+  }
+  const std::string name = nearest_interface(*host, allowed, index);
+  return name.empty() ? config_.socket_interface : "=" + name;
+}
+
 Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peers, const Key& key,
                                            Deadline deadline) {
   bool all_one_process = true, host_one_process = true, alone_on_host = true;
@@ -176,7 +212,7 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   options.ranks = ranks_;
   options.job = fmt::format("{:08x}", static_cast<uint32_t>(peers[0].process ^ peers[0].pid));
   options.key.assign(key.begin(), key.end());
-  options.interface = config_.socket_interface;
+  options.interface = own_interface();
   options.family = config_.socket_family;
   options.connections_per_peer = config_.socket_connections;
   options.oversubscribed = policy_.spins == 0;
@@ -222,6 +258,24 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   return {};
 }
 
+// What the first ranks of the hosts found out about them; an error of one of them is everyone's.
+Status Communicator::Impl::learn_hosts(const std::vector<std::string>& reports) {
+  std::vector<Machine> views;
+  std::map<std::string_view, size_t> known;  // equal hosts say the same; views by what they said
+  for (Rank first : peers_.first_ranks()) {
+    const auto [said, fresh] = known.try_emplace(reports[first], views.size());
+    if (!fresh) {
+      views.push_back(Machine(views[said->second]));
+      continue;
+    }
+    Result<Machine> view = decode_report(reports[first]);
+    if (!view) return view.status().with_context(describe_peer(first));
+    views.push_back(std::move(*view));
+  }
+  peers_.add_views(views);
+  return {};
+}
+
 // Which shortcuts all ranks can take.
 Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
                                         std::string* agreed) {
@@ -241,13 +295,22 @@ Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
   const bool reads = rank_ == 0 && !config_.profile.empty();
   const Tuning mine = Tuning::of_this_rank(
       config_, rank_, reads ? tuning_section(*placement, config_) : std::string());
-  Result<std::vector<std::string>> all =
-      bootstrap_->all_gather(static_cast<char>(bits) + mine.encode(rank_), deadline);
+  // Bits, the length of the report, the report of a host's first rank, the tuning.
+  const std::string tuning = mine.encode(rank_);
+  std::string report;
+  if (peers_.first_ranks()[peers_.host[rank_]] == rank_)
+    report = encode_report(look_at_host(config_, peers_.hosts() > 1),
+                           k_most_report - std::min(tuning.size(), k_most_report - k_least_report));
+  Result<std::vector<std::string>> all = bootstrap_->all_gather(
+      static_cast<char>(bits) + fmt::format("{} ", report.size()) + report + tuning, deadline);
   if (!all) return all.status();
+  std::vector<std::string> reports;
   for (std::string& b : *all) {
     bits &= b.empty() ? uint8_t{0} : static_cast<uint8_t>(b[0]);
-    b.erase(0, 1);
+    reports.push_back(take_report(&b));
   }
+  TUTTI_RETURN_IF_ERROR(learn_hosts(reports));
+  placement->hierarchy = place(peers_).hierarchy;
   for (const std::string& complaint : mine.complaints(*all, rank_)) warn(complaint);
   *agreed = std::move(all->front());
   by_reference_ = (bits & k_all_pull) != 0;
@@ -255,6 +318,7 @@ Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
   placement->sockets_inside = (bits & k_memory_inside) == 0;
   placement->slot_bytes = config_.slot_bytes;
   placement->by_reference = by_reference_;
+  TUTTI_RETURN_IF_ERROR(follow_links(peers_, placement));
   if (bits & k_all_shared)
     shared_ = std::make_unique<SharedDirect>(
         *neighbour, rank_, ranks_, *this, policy_,

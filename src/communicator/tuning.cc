@@ -78,6 +78,14 @@ std::string tuning_section(const Placement& placement, const Config& config) {
                          : fmt::format("{}", fmt::join(config.transports, ",")));
 }
 
+std::string levels_of(const Placement& placement) {
+  const auto& levels = placement.hierarchy.level;
+  if (levels.empty() || (levels.size() == 1 && levels[0] == placement.host)) return {};
+  std::string text;
+  for (const auto& level : levels) text += fmt::format("{};", fmt::join(level, ","));
+  return fmt::format("{} levels {:016x}", levels.size(), hash(text));
+}
+
 Tuning Tuning::of_this_rank(const Config& config, Rank rank, const std::string& section) {
   Tuning t;
   if (!config.feedback.empty() && config.feedback != "on" && config.feedback != "off") {
@@ -106,7 +114,7 @@ Tuning Tuning::of_this_rank(const Config& config, Rank rank, const std::string& 
   t.profile = std::move(*text);
   t.feedback = config.feedback != "off";
   if (Result<std::string> file = read_file(learnt_file(config)))
-    t.learnt = find_section(*file, section);
+    t.learnt = find_sections(*file, section);
   return t;
 }
 
@@ -184,13 +192,16 @@ Status Communicator::Impl::make_planner(Placement placement, std::vector<TuneRul
     if (!parsed) return parsed.status();
     profile = std::move(*parsed);
   }
+  const std::string levels = levels_of(placement);
   if (rank_ == 0 && !tuning->profile.empty()) {
     learnt_file_ = learnt_file(config_);
     learnt_section_ = tuning_section(placement, config_);
+    if (!levels.empty()) learnt_section_ += "; " + levels;
   }
   planner_ = std::make_unique<Planner>(std::move(placement), std::move(profile), std::move(rules),
                                        config_.deterministic);
-  const Result<std::map<ShapeClass, Choice>> learnt = parse_learnt(tuning->learnt);
+  const Result<std::map<ShapeClass, Choice>> learnt =
+      parse_learnt(find_section(tuning->learnt, levels));
   if (learnt) {
     for (const auto& [shape, choice] : *learnt) planner_->learn(shape, choice);
   } else if (rank_ == 0) {

@@ -17,12 +17,12 @@ namespace tutti {
 struct Tuning {
   Status error;         // of reading it; rank 0's is every rank's
   std::string profile;  // JSON; empty: the built-in one
-  std::string learnt;   // lines (src/planner/feedback.h)
+  std::string learnt;   // sections by levels_of() (src/planner/feedback.h)
   std::string ignored;  // why the profile is not used: it is from another machine
   bool feedback = false;
   uint64_t digest = 0;  // of the profile; 0: none
 
-  // `section`: of the file of what was learnt, for rank 0 alone.
+  // `section`: tuning_section(), for rank 0 alone.
   static Tuning of_this_rank(const Config& config, Rank rank, const std::string& section);
   // Rank 0's is everything, the others' are hashes.
   std::string encode(Rank rank) const;
@@ -31,8 +31,11 @@ struct Tuning {
   std::vector<std::string> complaints(const std::vector<std::string>& all, Rank rank) const;
 };
 
-// What distinguishes placements in the file: machine, ranks, hosts, transports.
+// What distinguishes placements in the file: machine, ranks, hosts, transports ...
 std::string tuning_section(const Placement& placement, const Config& config);
+// ... and the levels of the hierarchy, which what was learnt speaks of by number and which are not
+// known yet when rank 0 reads the file. Empty where hosts are the only ones.
+std::string levels_of(const Placement& placement);
 // "FILE.learnt"
 std::string learnt_file(const Config& config);
 // Replaces the section of the file, so that readers see the old file or the new one.

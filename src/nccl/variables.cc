@@ -17,7 +17,8 @@ constexpr const char* k_no_ib = "there is no InfiniBand or RoCE transport yet";
 constexpr const char* k_no_plugin = "plugins of NCCL are not loaded";
 constexpr const char* k_own_plan = "tutti's planner has its own choices (TUTTI_TUNE)";
 constexpr const char* k_own_wire = "the wire protocol is chosen per connection";
-constexpr const char* k_no_topology = "there is no topology file yet";
+constexpr const char* k_no_graph =
+    "rings and trees are tutti's own; tutti plan and tutti topo show them";
 constexpr const char* k_no_ras = "there is no RAS service";
 constexpr const char* k_own_tcp = "tcp has its own limits (TUTTI_SOCKET_CONNECTIONS)";
 constexpr const char* k_own_join = "joining is a tree with its own pace";
@@ -46,6 +47,7 @@ constexpr Variable k_variables[] = {
     {"NCCL_SOCKET_FAMILY", true, "AF_INET or AF_INET6"},
     {"NCCL_SOCKET_IFNAME", true, "interfaces for joining and tcp: eth,ib | ^lo | =eth0"},
     {"NCCL_SOCKET_NTHREADS", true, "times NCCL_NSOCKS_PERTHREAD: tcp connections per peer"},
+    {"NCCL_TOPO_FILE", true, "XML of this host's sockets and NICs; TUTTI_TOPO wins"},
 
     {"NCCL_ALLOC_P2P_NET_LL_BUFFERS", false, k_own_wire},
     {"NCCL_BUFFSIZE", false, "buffers are TUTTI_SLOT_BYTES"},
@@ -62,8 +64,8 @@ constexpr Variable k_variables[] = {
     {"NCCL_DMABUF_ENABLE", false, k_no_gpu},
     {"NCCL_ENABLE_VERSION_CHECK", false, "the device API is not served"},
     {"NCCL_ENV_PLUGIN", false, k_no_plugin},
-    {"NCCL_GRAPH_DUMP_FILE", false, k_no_topology},
-    {"NCCL_GRAPH_FILE", false, k_no_topology},
+    {"NCCL_GRAPH_DUMP_FILE", false, k_no_graph},
+    {"NCCL_GRAPH_FILE", false, k_no_graph},
     {"NCCL_GRAPH_HELPER_DISABLE", false, k_no_gpu},
     {"NCCL_GRAPH_MIXING_SUPPORT", false, k_no_gpu},
     {"NCCL_GRAPH_REGISTER", false, k_no_gpu},
@@ -138,8 +140,7 @@ constexpr Variable k_variables[] = {
     {"NCCL_SOCKET_RETRY_CNT", false, k_own_tcp},
     {"NCCL_SOCKET_RETRY_SLEEP_MSEC", false, k_own_tcp},
     {"NCCL_SYM_GIN_KERNELS_ENABLE", false, k_no_gpu},
-    {"NCCL_TOPO_DUMP_FILE", false, k_no_topology},
-    {"NCCL_TOPO_FILE", false, k_no_topology},
+    {"NCCL_TOPO_DUMP_FILE", false, "tutti topo --xml FILE writes it"},
     {"NCCL_TREE_THRESHOLD", false, k_own_plan},
     {"NCCL_TUNER_PLUGIN", false, k_no_plugin},
     {"NCCL_UID_STAGGER_RATE", false, k_own_join},

@@ -123,6 +123,26 @@ std::string find_section(std::string_view file, std::string_view placement) {
                                            : std::string(file.substr(s.body, s.end - s.body));
 }
 
+std::string find_sections(std::string_view file, std::string_view placement) {
+  const std::string head = fmt::format("[{}", placement);
+  std::string found;
+  bool inside = false;
+  while (!file.empty()) {
+    const size_t end = file.find('\n');
+    std::string_view line = file.substr(0, end);
+    file.remove_prefix(end == std::string_view::npos ? file.size() : end + 1);
+    if (line.starts_with('[')) {
+      inside = line.starts_with(head) && line.ends_with(']');
+      if (inside) line.remove_prefix(head.size());
+      inside = inside && (line == "]" || line.starts_with("; "));
+      if (inside && line != "]") line.remove_prefix(2);
+      if (inside) found += '[';
+    }
+    if (inside) found += fmt::format("{}\n", line);
+  }
+  return found;
+}
+
 std::string replace_section(std::string_view file, std::string_view placement,
                             std::string_view lines) {
   const Section s = locate(file, placement);

@@ -64,6 +64,8 @@ Result<std::map<ShapeClass, Choice>> parse_learnt(std::string_view text);
 
 // The file: sections, each headed by "[PLACEMENT]". `section` is empty when the file has none.
 std::string find_section(std::string_view file, std::string_view placement);
+// All sections of `placement` and of "PLACEMENT; DETAIL", headed by "[]" and "[DETAIL]".
+std::string find_sections(std::string_view file, std::string_view placement);
 std::string replace_section(std::string_view file, std::string_view placement,
                             std::string_view lines);
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
+
+#include "topology/orders.h"
 
 namespace tutti {
 namespace {
@@ -22,6 +25,25 @@ double Placement::crowd(uint32_t profile_cpus) const {
   return std::max(1.0, static_cast<double>(most) / each);
 }
 
+std::vector<std::vector<Rank>> link_orders(const Placement& placement) {
+  constexpr uint32_t k_most_rails = 4, k_most_ranks = 1024;
+  if (placement.ranks > k_most_ranks) return {};  // planning on orders looks at every step
+  std::vector<Rank> own(placement.ranks);
+  std::iota(own.begin(), own.end(), Rank{0});
+  std::vector<std::vector<Rank>> orders;
+  if (placement.topology != nullptr) {
+    orders = ring_orders(*placement.topology, k_most_rails).rings;
+  } else {
+    // Hosts in the order of their first ranks.
+    std::vector<Rank> by_host = own;
+    std::stable_sort(by_host.begin(), by_host.end(),
+                     [&](Rank a, Rank b) { return placement.host_of(a) < placement.host_of(b); });
+    orders.push_back(std::move(by_host));
+  }
+  if (orders.size() == 1 && orders[0] == own) orders.clear();
+  return orders;
+}
+
 Result<Topology> to_topology(const Placement& placement) {
   Topology topology;
   const LinkClass inside = placement.sockets_inside ? LinkClass::nic : LinkClass::memory;
@@ -31,7 +53,7 @@ Result<Topology> to_topology(const Placement& placement) {
   for (uint32_t h = 0; h < placement.hosts; ++h) {
     hosts.push_back(topology.add_node(NodeKind::host));
     if (network != k_no_node)
-      topology.add_cable(hosts[h], network, LinkClass::network, k_ideal_bandwidth, 0);
+      topology.add_cable(hosts[h], network, LinkClass::network, placement.network_bandwidth, 0);
   }
   for (Rank r = 0; r < placement.ranks; ++r) {
     const NodeId host = hosts[placement.host_of(r)];

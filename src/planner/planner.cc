@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "src/algorithms/algorithms.h"
+#include "src/algorithms/on_orders.h"
 
 namespace tutti {
 namespace {
@@ -108,7 +109,8 @@ PlanRequest Planner::request(const Call& call, bool in_place, const Choice& choi
   request.in_place = in_place;
   request.chunks = choice.chunks;
   request.hierarchy = placement_.hierarchy;
-  if (choice.mapping > 0 && choice.mapping <= placement_.hierarchy.level.size())
+  if (choice.hierarchical() && choice.mapping > 0 &&
+      choice.mapping <= placement_.hierarchy.level.size())
     request.hierarchy = {{placement_.hierarchy.level[choice.mapping - 1]}};
   return request;
 }
@@ -118,6 +120,11 @@ Status Planner::supports(const Call& call, const Choice& choice) const {
   const Algorithm* algorithm = find_algorithm(choice.algorithm);
   if (algorithm == nullptr)
     return {Code::unsupported, "there is no algorithm '" + choice.algorithm + "'"};
+  if (choice.along_links()) {
+    if (orders_for(*algorithm, call.collective, placement_.orders).empty())
+      return {Code::unsupported, choice.algorithm + " gains nothing from the links"};
+    TUTTI_RETURN_IF_ERROR(make(call, choice, false).status());
+  }
   TUTTI_RETURN_IF_ERROR(algorithm->supports(request(call, false, choice)));
   const bool never_in_place = call.collective == Collective::barrier ||
                               call.collective == Collective::all_to_all_v ||
@@ -131,11 +138,30 @@ bool Planner::serves(const Call& call, const Priced& p) const {
       .ok();
 }
 
+// Deterministic runs add up in the same order wherever the ranks are.
+Choice Planner::on_links(Choice choice, const Call& call) const {
+  if (deterministic_ || choice.hierarchical()) return choice;
+  Choice along = choice;
+  along.mapping = 1;
+  return supports(call, along).ok() ? along : choice;
+}
+
+// The table was measured with hosts as the only level.
+uint32_t Planner::mapping_of_hosts() const {
+  const auto& levels = placement_.hierarchy.level;
+  const auto hosts = std::find(levels.begin(), levels.end(), placement_.host);
+  if (levels.size() < 2 || hosts == levels.end()) return 0;
+  return static_cast<uint32_t>(hosts - levels.begin()) + 1;
+}
+
 // Deterministic runs take one row for all sizes.
 Result<Choice> Planner::from_table(const Call& call) const {
   const uint64_t bytes = deterministic_ ? UINT64_MAX / 2 : call.bytes;
   for (std::string_view name : preferences(call.collective, placement_, bytes))
-    if (Choice choice{std::string(name), 0, 0}; supports(call, choice).ok()) return choice;
+    if (Choice choice{std::string(name), 0,
+                      name.starts_with("hierarchical") ? mapping_of_hosts() : 0};
+        supports(call, choice).ok())
+      return on_links(std::move(choice), call);
   for (const Algorithm& algorithm : algorithms())
     if (Choice choice{std::string(algorithm.name), 0, 0}; supports(call, choice).ok())
       return choice;
@@ -166,7 +192,7 @@ Result<Choice> Planner::choose(const Call& call) {
   if (const TuneRule* rule = rule_for(call)) {
     Choice choice{rule->algorithm, rule->chunks, 0};
     TUTTI_RETURN_IF_ERROR(supports(call, choice).with_context("tune: " + rule->algorithm));
-    return choice;
+    return on_links(std::move(choice), call);
   }
   // Vector and point-to-point calls have the bytes of each pair; there is nothing to price.
   if (deterministic_ || placement_.ranks == 1 || call.collective == Collective::all_to_all_v ||
@@ -210,11 +236,19 @@ Result<PlanPtr> Planner::plan(const Call& call, bool in_place) {
   return plan(call, *choice, in_place);
 }
 
+Result<PlanPtr> Planner::make(const Call& call, const Choice& choice, bool in_place) const {
+  const PlanRequest wanted = request(call, in_place, choice);
+  const Algorithm* algorithm = find_algorithm(choice.algorithm);
+  if (!choice.along_links() || algorithm == nullptr) return make_plan(choice.algorithm, wanted);
+  return make_on_orders(*algorithm, wanted,
+                        orders_for(*algorithm, call.collective, placement_.orders));
+}
+
 Result<PlanPtr> Planner::plan(const Call& call, const Choice& choice, bool in_place) {
   PlanPtr& cached = plans_[{call.collective, choice.algorithm, choice.chunks, choice.mapping,
                             call.root, in_place}];
   if (cached == nullptr) {
-    Result<PlanPtr> made = make_plan(choice.algorithm, request(call, in_place, choice));
+    Result<PlanPtr> made = make(call, choice, in_place);
     if (!made) return made;
     cached = *made;
   }
@@ -264,7 +298,10 @@ Result<std::string> Planner::explain(const Call& call) {
                                   : p.simulated ? fmt::format("{:.2f}", *p.simulated * 1e6)
                                                 : std::string("-");
     std::string label(p.candidate.algorithm->name);
-    if (p.candidate.mapping > 0) label += fmt::format(", level {}", p.candidate.mapping - 1);
+    if (p.candidate.mapping > 0)
+      label += label.starts_with("hierarchical")
+                   ? fmt::format(", level {}", p.candidate.mapping - 1)
+                   : std::string(" along the links");
     text += fmt::format("{} {:<30} {:>7} {:>14.2f} {:>14}\n", chosen ? "*" : " ", label, chunks,
                         p.candidate.prediction.seconds * 1e6, simulated);
   }

@@ -42,6 +42,8 @@ struct Choice {
   uint32_t chunks = 0;
   uint32_t mapping = 0;  // Candidate::mapping
 
+  bool hierarchical() const { return algorithm.starts_with("hierarchical"); }
+  bool along_links() const { return mapping == 1 && !hierarchical(); }
   bool operator==(const Choice&) const = default;
 };
 
@@ -98,6 +100,9 @@ class Planner {
   const TuneRule* rule_for(const Call& call) const;
   PlanRequest request(const Call& call, bool in_place, const Choice& choice) const;
   Status supports(const Call& call, const Choice& choice) const;
+  Choice on_links(Choice choice, const Call& call) const;
+  uint32_t mapping_of_hosts() const;
+  Result<PlanPtr> make(const Call& call, const Choice& choice, bool in_place) const;
   Result<Choice> from_table(const Call& call) const;
   bool in_measured_table(const Call& call) const;
   // Cached by class.

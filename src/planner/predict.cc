@@ -7,16 +7,35 @@
 #include <limits>
 
 #include "src/algorithms/leveled_cost.h"
+#include "src/algorithms/on_orders.h"
+#include "src/algorithms/staged_cost.h"
 
 namespace tutti {
 
 Predictor::Predictor(const Topology& topology, const Profile& profile)
     : profile_(profile), traffic_(std::make_unique<TopologyTraffic>(topology, profile)) {}
-Predictor::Predictor(const Placement& placement, const Profile& profile)
-    : profile_(profile), traffic_(std::make_unique<PlacementTraffic>(placement, profile)) {}
+Predictor::Predictor(const Placement& placement, const Profile& profile) : profile_(profile) {
+  if (placement.topology != nullptr) {
+    traffic_ = std::make_unique<TopologyTraffic>(*placement.topology, profile,
+                                                 placement.crowd(profile.cpus));
+  } else {
+    traffic_ = std::make_unique<PlacementTraffic>(placement, profile);
+  }
+}
+
+namespace {
+
+TrafficPrice dearer(const TrafficPrice& a, const TrafficPrice& b) {
+  return {std::max(a.alpha, b.alpha), std::max(a.mean_alpha, b.mean_alpha),
+          std::max(a.beta, b.beta),   std::max(a.mean_beta, b.mean_beta),
+          std::max(a.ends, b.ends),   std::max(a.credits, b.credits)};
+}
+
+}  // namespace
 
 Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequest& request,
-                                      uint64_t bytes, DType dtype, ReduceOp op) {
+                                      uint64_t bytes, DType dtype, ReduceOp op,
+                                      std::span<const Rank> order) {
   TUTTI_RETURN_IF_ERROR(algorithm.supports(request));
   if (request.ranks > traffic_->ranks())
     return Status(Code::invalid_argument, fmt::format("{} ranks do not fit a topology of {}",
@@ -39,25 +58,38 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
   auto beside = [&](double step_count, uint32_t members, const TrafficPrice& price) {
     if (members > 2) p.latency += step_count * (members - 2) * price.ends * (rooted ? 0.5 : 1);
   };
-  std::vector<Rank> to(request.ranks);
-  if (const std::optional<LeveledCost> leveled = leveled_cost(algorithm, request)) {
+  std::vector<Rank> to(request.ranks), played(request.ranks);
+  // A pattern of the plan's ranks, as those play it that stand in the order.
+  auto price = [&](const std::vector<Rank>& pattern) {
+    if (order.empty()) return traffic_->price(pattern);
+    for (Rank v = 0; v < request.ranks; ++v) played[order[v]] = order[pattern[v]];
+    return traffic_->price(played);
+  };
+  if (const std::vector<Stage> stages = staged_cost(algorithm, request); !stages.empty()) {
+    for (const Stage& stage : stages) charge(stage.cost, price(stage.to));
+  } else if (const std::optional<LeveledCost> leveled = leveled_cost(algorithm, request)) {
     const Levels levels(request.hierarchy, request.ranks, leveled->rails);
     for (uint32_t l = 0; l < levels.count(); ++l) {
       for (Rank r = 0; r < request.ranks; ++r) {
         const LevelPlace place = levels.place(l, r);
         to[r] = place.size < 2 ? r : place.members[(place.index + 1) % place.size];
       }
-      const TrafficPrice traffic = traffic_->price(to);
+      const TrafficPrice traffic = price(to);
       charge(leveled->levels[l], traffic);
       if (l + 1 < levels.count() || algorithm.name.ends_with("_direct"))
         beside(leveled->levels[l].steps, levels.largest(l), traffic);
     }
   } else {
     const bool ring = algorithm.name == "ring";
-    const uint32_t far = ring ? 1 : std::max(1u, request.ranks / 2);
-    for (Rank r = 0; r < request.ranks; ++r) to[r] = (r + far) % request.ranks;
     const Cost cost = algorithm.cost(request);
-    TrafficPrice traffic = traffic_->price(to);
+    auto shifted = [&](uint32_t by) {
+      for (Rank r = 0; r < request.ranks; ++r) to[r] = (r + by) % request.ranks;
+      return price(to);
+    };
+    TrafficPrice traffic = shifted(1);
+    // Where ranks are dealt to hosts in turns, the next one may be farther than the one half way
+    // round.
+    if (!ring && request.ranks > 3) traffic = dearer(traffic, shifted(request.ranks / 2));
     const double crowded = cost.bytes * size * traffic.beta;
     if (ring && cost.overlapped == 0) {
       traffic.alpha = traffic.mean_alpha;
@@ -103,10 +135,42 @@ std::vector<uint32_t> chunk_choices(Predictor& predictor, const Algorithm& algor
   return choices;
 }
 
+// Adds the algorithm on the orders that it takes, where it can be played on them.
+void add_along_links(Predictor& predictor, Candidate c, uint64_t bytes, DType dtype, ReduceOp op,
+                     const std::vector<std::vector<Rank>>& orders,
+                     std::vector<Candidate>* candidates) {
+  c.request.hierarchy = {};
+  const auto mine = orders_for(*c.algorithm, c.request.collective, orders);
+  if (mine.empty() || !make_on_orders(*c.algorithm, c.request, mine).ok()) return;
+  for (uint32_t chunks : chunk_choices(predictor, *c.algorithm, c.request, bytes, dtype, op)) {
+    c.request.chunks = chunks;
+    const Result<Prediction> p =
+        predictor.predict(*c.algorithm, c.request, bytes, dtype, op, mine[0]);
+    if (!p) continue;
+    c.prediction = *p;
+    candidates->push_back(c);
+  }
+}
+
 }  // namespace
 
+std::vector<std::vector<Rank>> orders_for(const Algorithm& algorithm, Collective collective,
+                                          const std::vector<std::vector<Rank>>& orders) {
+  constexpr std::string_view k_others[] = {"recursive_doubling", "halving_doubling",
+                                           "double_binary_tree", "binomial", "chain"};
+  if (orders.empty() || collective == Collective::barrier ||
+      collective == Collective::all_to_all_v || collective == Collective::send_recv)
+    return {};
+  if (algorithm.name == "ring") return orders;
+  if (std::find(std::begin(k_others), std::end(k_others), algorithm.name) == std::end(k_others) ||
+      std::is_sorted(orders[0].begin(), orders[0].end()))
+    return {};
+  return {orders[0]};
+}
+
 Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanRequest& request,
-                                               uint64_t bytes, DType dtype, ReduceOp op) {
+                                               uint64_t bytes, DType dtype, ReduceOp op,
+                                               const std::vector<std::vector<Rank>>& orders) {
   std::vector<Hierarchy> hierarchies = {request.hierarchy};
   if (request.hierarchy.level.size() > 1)
     for (const auto& level : request.hierarchy.level) hierarchies.push_back({{level}});
@@ -127,6 +191,9 @@ Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanR
         }
       if (!hierarchical) break;
     }
+    if (!hierarchical)
+      add_along_links(predictor, {&algorithm, request, 1, {}}, bytes, dtype, op, orders,
+                      &candidates);
   }
   if (candidates.empty())
     return Status(Code::unsupported,

@@ -8,11 +8,13 @@
 // - Hierarchical algorithms: each level's neighbours, level by level.
 // - ring: r to r + 1. A partial sum passes every hop in turn, so alpha and beta are the means over
 //   the hops; but the slowest hop has to carry everything.
-// - everything else: r to r + n/2, across everything there is.
+// - halving-doubling, recursive doubling: stage by stage.
+// - everything else: r to r + n/2, across everything there is, or to r + 1 if that is dearer.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "src/algorithms/algorithms.h"
@@ -38,11 +40,12 @@ class Predictor {
   Predictor(const Topology& topology, const Profile& profile);
   Predictor(const Placement& placement, const Profile& profile);
 
+  // `order`: who plays rank v of the plan (src/plan/braid.h); empty: v does.
   // `bytes` of a block. Exact where the links are alike and nobody contends, for the algorithms
   // whose Cost is exact (tests/sim/closed_form_test.cc lists which are bounds). Errors: the
   // algorithm's reason for not serving the request; invalid_argument when the ranks do not fit.
   Result<Prediction> predict(const Algorithm& algorithm, const PlanRequest& request, uint64_t bytes,
-                             DType dtype, ReduceOp op);
+                             DType dtype, ReduceOp op, std::span<const Rank> order = {});
 
  private:
   const Profile& profile_;
@@ -53,15 +56,24 @@ class Predictor {
 struct Candidate {
   const Algorithm* algorithm = nullptr;
   PlanRequest request;
-  uint32_t mapping = 0;  // 0: the request's whole hierarchy; l + 1: its level l alone
+  // Of hierarchical algorithms, 0: the request's whole hierarchy; l + 1: its level l alone. Of the
+  // others, 0: ranks in their own order; 1: along the links (Placement::orders).
+  uint32_t mapping = 0;
   Prediction prediction;
 };
 
 // Every algorithm that serves the request, the fastest first; hierarchical ones with request's
-// whole hierarchy and with each of its levels alone; pipelined ones with their default depth and
-// the best other one, unless the request says how many chunks. Errors: as predict; unsupported when
-// nothing serves the request.
+// whole hierarchy and with each of its levels alone; those that gain from it also on `orders`,
+// which follow the links; pipelined ones with their default depth and the best other one, unless
+// the request says how many chunks. Errors: as predict; unsupported when nothing serves the
+// request.
 Result<std::vector<Candidate>> rank_candidates(Predictor& predictor, const PlanRequest& request,
-                                               uint64_t bytes, DType dtype, ReduceOp op);
+                                               uint64_t bytes, DType dtype, ReduceOp op,
+                                               const std::vector<std::vector<Rank>>& orders = {});
+
+// The orders that the algorithm takes along the links: a ring all of them, what exchanges with near
+// ranks first or most the first, which must not be the ranks' own; none where nothing is gained.
+std::vector<std::vector<Rank>> orders_for(const Algorithm& algorithm, Collective collective,
+                                          const std::vector<std::vector<Rank>>& orders);
 
 }  // namespace tutti

@@ -37,11 +37,15 @@ struct Sums {
 
 }  // namespace
 
-TopologyTraffic::TopologyTraffic(const Topology& topology, const Profile& profile)
+TopologyTraffic::TopologyTraffic(const Topology& topology, const Profile& profile, double crowd)
     : topology_(topology),
       profile_(profile),
       routes_(topology),
-      flows_(topology.links().size(), 0) {
+      crowd_(crowd),
+      flows_(topology.links().size(), 0) {}
+
+TopologyTraffic::TopologyTraffic(const Topology& topology, const Profile& profile)
+    : TopologyTraffic(topology, profile, 1) {
   if (profile.cpus == 0) return;
   std::map<NodeId, uint32_t> members;
   for (Rank r = 0; r < topology.ranks(); ++r)
@@ -51,6 +55,8 @@ TopologyTraffic::TopologyTraffic(const Topology& topology, const Profile& profil
 }
 
 TrafficPrice TopologyTraffic::price(std::span<const Rank> to) {
+  const auto [known, fresh] = known_.try_emplace(std::vector<Rank>(to.begin(), to.end()));
+  if (!fresh) return known->second;
   Sums sums;
   used_.clear();
   const double handover = crowd_ > 1 ? profile_.handover * crowd_ : 0;
@@ -80,7 +86,7 @@ TrafficPrice TopologyTraffic::price(std::span<const Rank> to) {
     sums.byte(beta + busy_per_byte(profile_.ends_of(network)) * crowd_);
   });
   for (LinkId l : used_) flows_[l] = 0;
-  return sums.done();
+  return known->second = sums.done();
 }
 
 PlacementTraffic::PlacementTraffic(const Placement& placement, const Profile& profile)
@@ -97,8 +103,12 @@ PlacementTraffic::PlacementTraffic(const Placement& placement, const Profile& pr
   const LinkClass near = placement.sockets_inside ? LinkClass::nic : LinkClass::memory;
   const auto way = [&](LinkClass c) {
     const LinkCost out = cost(c, true), in = cost(c, false);
-    return Way{out.alpha.value_or(0) + in.alpha.value_or(0), out.beta.value_or(0),
-               in.beta.value_or(0), profile.ends_of(over_network(c))};
+    const auto beta = [&](const LinkCost& link) {
+      const bool known = c == LinkClass::network;
+      return link.beta.value_or(known ? 1 / (placement.network_bandwidth * link.efficiency) : 0);
+    };
+    return Way{out.alpha.value_or(0) + in.alpha.value_or(0), beta(out), beta(in),
+               profile.ends_of(over_network(c))};
   };
   inside_ = way(near);
   across_ = way(LinkClass::network);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <vector>
 
@@ -35,6 +36,8 @@ class Traffic {
 class TopologyTraffic final : public Traffic {
  public:
   TopologyTraffic(const Topology& topology, const Profile& profile);
+  // With ranks so crowded on CPUs, whatever hosts the topology has.
+  TopologyTraffic(const Topology& topology, const Profile& profile, double crowd);
   uint32_t ranks() const override { return topology_.ranks(); }
   TrafficPrice price(std::span<const Rank> to) override;
   double crowd() const override { return crowd_; }
@@ -46,6 +49,7 @@ class TopologyTraffic final : public Traffic {
   double crowd_ = 1;
   std::vector<LinkId> way_, used_;
   std::vector<uint32_t> flows_;  // by link
+  std::map<std::vector<Rank>, TrafficPrice> known_;
 };
 
 // Between the ranks of a communicator: hosts on one switch, each behind its own link. A few

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "sim/simulator.h"
+#include "src/algorithms/on_orders.h"
 #include "src/plan/layout.h"
 
 namespace tutti {
@@ -41,6 +42,10 @@ uint64_t work_of(const Plan& plan, uint64_t rounds) {
   return steps * rounds * (1 + many * shape.ranks / k_flows);
 }
 
+bool along_links(const Candidate& c) {
+  return c.mapping == 1 && !c.algorithm->name.starts_with("hierarchical");
+}
+
 // The shared-window executor takes the place of the direct plans.
 void use_windows(std::vector<Priced>& priced, const Placement& placement, const Profile& profile,
                  uint64_t bytes, DType dtype, ReduceOp op) {
@@ -60,7 +65,7 @@ class Simulations {
  public:
   Simulations(const Placement& placement, const Profile& profile, uint64_t bytes, DType dtype,
               ReduceOp op, uint64_t budget)
-      : placement_(placement), profile_(profile), left_(budget) {
+      : placement_(placement), profile_(profile), left_(budget), topology_(placement.topology) {
     if (placement.cpus > 0) profile_.cpus = placement.cpus;
     options_.segments = {{0, bytes}};
     options_.dtype = dtype;
@@ -70,7 +75,16 @@ class Simulations {
 
   // Nothing when it would cost too much.
   Result<std::optional<double>> run(const Candidate& c) {
-    const PlanPtr plan = c.algorithm->make(c.request);
+    PlanPtr plan;
+    if (along_links(c)) {
+      Result<PlanPtr> made =
+          make_on_orders(*c.algorithm, c.request,
+                         orders_for(*c.algorithm, c.request.collective, placement_.orders));
+      if (!made) return made.status();
+      plan = std::move(*made);
+    } else {
+      plan = c.algorithm->make(c.request);
+    }
     const LayoutLimits limits =
         LayoutLimits::of(plan->shape(), placement_.slot_bytes, placement_.by_reference);
     options_.max_chunk_bytes = limits.max_chunk_bytes;
@@ -81,10 +95,10 @@ class Simulations {
     const uint64_t work = work_of(*plan, layout.rounds());
     if (work > left_) return std::optional<double>();
     left_ -= work;
-    if (!topology_) {
+    if (topology_ == nullptr) {
       Result<Topology> made = to_topology(placement_);
       if (!made) return made.status();
-      topology_ = std::move(*made);
+      topology_ = std::make_shared<const Topology>(std::move(*made));
     }
     const Result<SimReport> report = simulate(*plan, *topology_, profile_, options_);
     if (!report) return report.status();
@@ -96,7 +110,7 @@ class Simulations {
   Profile profile_;
   uint64_t left_;
   SimOptions options_;
-  std::optional<Topology> topology_;
+  std::shared_ptr<const Topology> topology_;
 };
 
 }  // namespace
@@ -133,11 +147,13 @@ Result<std::vector<Priced>> price_candidates(const Placement& placement, const P
                                              const PlanRequest& request, uint64_t bytes,
                                              DType dtype, ReduceOp op, const TunerLimits& limits) {
   Predictor predictor(placement, profile);
-  Result<std::vector<Candidate>> candidates = rank_candidates(predictor, request, bytes, dtype, op);
+  Result<std::vector<Candidate>> candidates =
+      rank_candidates(predictor, request, bytes, dtype, op, placement.orders);
   if (!candidates) return candidates.status();
   std::vector<Priced> priced;
   for (Candidate& c : *candidates)
-    if (placement.hosts > 1 || !c.algorithm->name.starts_with("hierarchical"))
+    if (placement.hosts > 1 || placement.hierarchy.level.size() > 1 ||
+        !c.algorithm->name.starts_with("hierarchical"))
       priced.push_back({std::move(c), false, {}});
   if (placement.shared && request.collective == Collective::all_reduce &&
       placement.ranks <= k_window_ranks)

@@ -92,6 +92,31 @@ TEST(Config, nccl_switches) {
   EXPECT_EQ(config.tune, "all_reduce:0-inf:direct_one_shot");
 }
 
+TEST(Config, what_hosts_look_like) {
+  const std::string path = testing::TempDir() + "/tutti_topo.xml";
+  std::ofstream(path) << "<system version=\"1\"><cpu numaid=\"0\"/></system>\n";
+  EXPECT_EQ(config_from({{"NCCL_TOPO_FILE", path}})->topology, path);
+  EXPECT_EQ(config_from({{"NCCL_TOPO_FILE", path}, {"TUTTI_TOPO", "dgx2"}})->topology, "dgx2");
+  ::unlink(path.c_str());
+  // NCCL goes on without a file that is not there; so does tutti, and says so.
+  EXPECT_EQ(config_from({{"NCCL_TOPO_FILE", path}})->topology, "");
+  const std::vector<std::string> complaints = unknown_variables({{"NCCL_TOPO_FILE", path}});
+  ASSERT_EQ(complaints.size(), 1u);
+  EXPECT_EQ(complaints[0],
+            "NCCL_TOPO_FILE=\"" + path + "\" cannot be read; the host's own view is used");
+
+  EXPECT_EQ(config_from({{"TUTTI_SWITCHES", "core.rack3"}})->switches, "core.rack3");
+  const auto slurm = [](const char* address, const char* pattern) {
+    return config_from({{"SLURM_TOPOLOGY_ADDR", address}, {"SLURM_TOPOLOGY_ADDR_PATTERN", pattern}})
+        ->switches;
+  };
+  EXPECT_EQ(slurm("s0.s4.tux1", "switch.switch.node"), "s0.s4");
+  EXPECT_EQ(slurm("a.b.c.d.e.tux1.cluster", "switch.switch.switch.switch.switch.node"), "b.c.d.e");
+  EXPECT_EQ(slurm("tux1", "node"), "");
+  EXPECT_EQ(slurm(".x.tux1", "switch.switch.node"), "");
+  EXPECT_EQ(slurm("s0", "switch.switch.node"), "s0");
+}
+
 TEST(Config, nccl_algorithms) {
   EXPECT_EQ(tune_from_nccl_algo("allreduce:tree;broadcast:ring"),
             "all_reduce:0-inf:double_binary_tree;broadcast:0-inf:ring");

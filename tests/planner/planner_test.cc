@@ -82,6 +82,78 @@ TEST(Planner, SizesMatterAcrossHosts) {
       << planner.choose(all_reduce(1 << 20))->algorithm;
 }
 
+// Ranks dealt to hosts in turns, as launchers do: in their own order a ring would leave its host at
+// every step.
+Placement in_turns(uint32_t hosts, uint32_t each) {
+  Placement p = hosts_of(hosts, each);
+  for (Rank r = 0; r < p.ranks; ++r) p.host[r] = r % hosts;
+  p.cpu_pools = p.hierarchy.level[0] = p.host;
+  p.orders = link_orders(p);
+  return p;
+}
+
+TEST(Planner, OrdersFollowTheHosts) {
+  EXPECT_TRUE(link_orders(hosts_of(4, 2)).empty()) << "their own order is as good";
+  EXPECT_TRUE(link_orders(hosts_of(1, 7)).empty());
+  const Placement p = in_turns(3, 2);
+  EXPECT_EQ(p.orders, (std::vector<std::vector<Rank>>{{0, 3, 1, 4, 2, 5}}));
+  Profile measured = builtin_profile();
+  measured.name = "measured";
+  Planner planner(p, measured, {}, false);
+  const Planner::Call call = {Collective::reduce_scatter, 1 << 20, 0, DType::float32,
+                              ReduceOp::sum};
+  const Result<std::string> text = planner.explain(call);
+  ASSERT_TRUE(text.ok());
+  EXPECT_NE(text->find("ring along the links"), std::string::npos) << *text;
+  const Planner::Call large = {Collective::all_gather, 16 << 20, 0, DType::float32, ReduceOp::sum};
+  EXPECT_EQ(*planner.choose(large), (Choice{"ring", 0, 1})) << *planner.explain(large);
+  // It is cheaper than the ring of the ranks' own order, and every rank sends to the next in line.
+  Planner ordered(p, measured, *parse_tune("reduce_scatter:0-inf:ring"), false);
+  Placement blind = p;
+  blind.orders.clear();
+  Planner other(blind, measured, *parse_tune("reduce_scatter:0-inf:ring"), false);
+  EXPECT_LT(*ordered.estimate(call), 0.8 * *other.estimate(call));
+  const Result<PlanPtr> plan = ordered.plan(call, false);
+  ASSERT_TRUE(plan.ok());
+  for (uint32_t i = 0; i < 6; ++i) {
+    const Step step = (*plan)->step_at(p.orders[0][i], 0, 0);
+    EXPECT_EQ(step.op == Op::send ? step.peer : p.orders[0][(i + 1) % 6], p.orders[0][(i + 1) % 6]);
+  }
+}
+
+TEST(Planner, ATableAndRulesFollowTheLinksToo) {
+  Planner table(in_turns(4, 4), builtin_profile(), {}, false);
+  for (uint64_t bytes = 1; bytes < (1u << 28); bytes *= 7)
+    for (bool in_place : {false, true}) EXPECT_TRUE(table.plan(all_reduce(bytes), in_place).ok());
+  Planner rule(in_turns(4, 4), builtin_profile(), *parse_tune("all_reduce:0-inf:halving_doubling"),
+               false);
+  EXPECT_EQ(*rule.choose(all_reduce(1 << 20)), (Choice{"halving_doubling", 0, 1}));
+  // The order of operands of deterministic runs is not a matter of where ranks are.
+  Planner same(in_turns(4, 4), builtin_profile(), *parse_tune("all_reduce:0-inf:ring"), true);
+  EXPECT_EQ(*same.choose(all_reduce(1 << 20)), (Choice{"ring", 0, 0}));
+  // What was learnt elsewhere and cannot be played here is dropped.
+  Planner moved(hosts_of(4, 4), builtin_profile(), {}, false);
+  moved.learn(ShapeClass::of(Collective::reduce, 1 << 20, DType::float32, ReduceOp::sum),
+              {"ring", 0, 1});
+  EXPECT_EQ(moved.choose({Collective::reduce, 1 << 20, 0, DType::float32, ReduceOp::sum})->mapping,
+            0u);
+}
+
+TEST(Planner, TheTableTakesHostsWhereThereAreMoreLevels) {
+  Placement p = hosts_of(4, 4);
+  std::vector<uint32_t> sockets, racks;
+  for (Rank r = 0; r < p.ranks; ++r) {
+    sockets.push_back(r / 2);
+    racks.push_back(r / 8);
+  }
+  p.hierarchy.level = {sockets, p.host, racks};
+  Planner planner(p, builtin_profile(), {}, false);
+  const Choice choice = *planner.choose(all_reduce(1 << 16));
+  EXPECT_EQ(choice, (Choice{"hierarchical_leader_doubling", 0, 2}));
+  EXPECT_EQ((*planner.plan(all_reduce(1 << 16), false))->shape().hierarchy.level,
+            (std::vector<std::vector<uint32_t>>{p.host}));
+}
+
 TEST(Planner, SharedWindowsServeAllReduceOnOneHost) {
   Planner planner = planner_of(hosts_of(1, 8));
   for (uint64_t bytes : {uint64_t{8}, uint64_t{1} << 14, uint64_t{1} << 24})
@@ -235,6 +307,15 @@ TEST(Feedback, WhatWasLearntSurvivesTheFile) {
   file = replace_section(file, "here; 8 ranks", "all_gather 4 float32 sum bruck 0 0\n");
   EXPECT_EQ(find_section(file, "here; 8 ranks"), "all_gather 4 float32 sum bruck 0 0\n");
   EXPECT_EQ(find_section(file, "there"), "reduce 1 int32 min binomial 0 0\n");
+
+  // Sections of one placement that tell levels apart, and one whose name only begins alike.
+  file = replace_section(file, "here; 8 ranks; 2 levels", lines);
+  file = replace_section(file, "here; 8 ranks and more", "gather 1 float32 sum direct 0 0\n");
+  const std::string sections = find_sections(file, "here; 8 ranks");
+  EXPECT_EQ(find_section(sections, ""), "all_gather 4 float32 sum bruck 0 0\n");
+  EXPECT_EQ(find_section(sections, "2 levels"), lines);
+  EXPECT_EQ(sections.find("gather 1 "), std::string::npos) << sections;
+  EXPECT_EQ(find_sections(file, "nowhere"), "");
 }
 
 TEST(Feedback, BadLinesAreNamed) {
