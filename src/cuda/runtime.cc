@@ -161,7 +161,11 @@ Result<std::shared_ptr<Runtime>> Runtime::open(std::shared_ptr<const Driver> dri
                                                Images images) {
   std::shared_ptr<Runtime> runtime(new Runtime(driver, images));
   int version = 0, count = 0;
-  TUTTI_RETURN_IF_ERROR(driver->check(driver->init(0), "cuInit"));
+  const int started = driver->init(0);
+  if (started == k_stub_library)  // it has no names for its errors either
+    return Status(Code::device_error,
+                  "cuInit: the library found is the toolkit's stub for linking, not a driver");
+  TUTTI_RETURN_IF_ERROR(driver->check(started, "cuInit"));
   TUTTI_RETURN_IF_ERROR(driver->check(driver->driver_version(&version), "cuDriverGetVersion"));
   if (version / 1000 < images.toolkit / 1000)
     return Status(

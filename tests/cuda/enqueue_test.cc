@@ -347,7 +347,7 @@ TEST(Runtime, DriverThatFailsOrHasNoDevice) {
     fake.fail("cuInit", k_no_device);
     EXPECT_EQ(Runtime::open(fake.driver()).status().code(), Code::device_error);
     fake.fail("cuInit", k_stub_library);  // the toolkit's stub for linking, found instead of a driver
-    EXPECT_NE(Runtime::open(fake.driver()).status().message().find("CUDA_ERROR_STUB_LIBRARY"),
+    EXPECT_NE(Runtime::open(fake.driver()).status().message().find("stub for linking"),
               std::string::npos);
   }
   FakeCuda none(0);

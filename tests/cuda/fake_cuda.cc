@@ -83,9 +83,7 @@ struct FakeApi {
     return 0;
   }
   static int error_name(int code, const char** name) {
-    *name = code == k_out_of_memory  ? "CUDA_ERROR_OUT_OF_MEMORY"
-            : code == k_stub_library ? "CUDA_ERROR_STUB_LIBRARY"
-                                     : "CUDA_ERROR_FAKE";
+    *name = code == k_out_of_memory ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_FAKE";
     return 0;
   }
   static int error_string(int, const char** text) {
