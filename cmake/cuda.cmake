@@ -2,10 +2,12 @@
 # as bytes and loaded through the driver. So nothing links with CUDA, and a build without nvcc has
 # everything but the kernels.
 #
+# 72 kernels in three files: for the three architectures by nvcc 13.0, two to three minutes of one core per file.
+#
 #   TUTTI_CUDA                AUTO (where nvcc is found, not under sanitizers) | ON | OFF
 #   TUTTI_CUDA_ARCHITECTURES  "80;90;100"; one (90) compiles in a third of the time. PTX of the last
 #                             serves what comes later.
-set(TUTTI_CUDA OFF CACHE STRING "Build the device kernels: AUTO | ON | OFF")
+set(TUTTI_CUDA AUTO CACHE STRING "Build the device kernels: AUTO | ON | OFF")
 set(TUTTI_CUDA_ARCHITECTURES "80;90;100" CACHE STRING "Compute capabilities to compile for")
 
 set(TUTTI_HAVE_KERNELS OFF)
@@ -30,7 +32,7 @@ list(APPEND TUTTI_NVCC_FLAGS
 # tutti_fatbin(OUT SOURCE): OUT is made from SOURCE and whatever it includes.
 function(tutti_fatbin out source)
   add_custom_command(OUTPUT ${out}
-    COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${TUTTI_NVCC} -fatbin ${TUTTI_NVCC_FLAGS} -MD -MF ${out}.d -MT ${out} -o ${out} ${source}
+    COMMAND ${TUTTI_NVCC} -fatbin ${TUTTI_NVCC_FLAGS} -MD -MF ${out}.d -MT ${out} -o ${out} ${source}
     DEPENDS ${source} DEPFILE ${out}.d COMMENT "Compiling ${source} for devices" VERBATIM)
 endfunction()
 
