@@ -28,7 +28,8 @@ namespace {
 TrafficPrice dearer(const TrafficPrice& a, const TrafficPrice& b) {
   return {std::max(a.alpha, b.alpha), std::max(a.mean_alpha, b.mean_alpha),
           std::max(a.beta, b.beta),   std::max(a.mean_beta, b.mean_beta),
-          std::max(a.ends, b.ends),   std::max(a.credits, b.credits)};
+          std::max(a.ends, b.ends),   std::max(a.busy, b.busy),
+          std::max(a.credits, b.credits)};
 }
 
 }  // namespace
@@ -96,8 +97,14 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
       traffic.beta = traffic.mean_beta;
     }
     charge(cost, traffic);
-    if (algorithm.name.starts_with("direct")) beside(cost.steps, request.ranks, traffic);
-    p.transfer = std::max(p.transfer, crowded - p.latency);
+    if (algorithm.name.starts_with("direct")) {
+      beside(cost.steps, request.ranks, traffic);
+      // The bytes of one message are copied at the ends while another's are on the links.
+      const double links = traffic.beta - traffic.busy;
+      p.transfer = cost.bytes * size * std::max(links, traffic.busy) +
+                   std::min(1.0, cost.bytes) * size * std::min(links, traffic.busy);
+    }
+    if (ring) p.transfer = std::max(p.transfer, crowded - p.latency);
   }
   p.seconds = p.latency + p.transfer + p.reduce;
   return p;

@@ -8,6 +8,7 @@
 // - Hierarchical algorithms: each level's neighbours, level by level.
 // - ring: r to r + 1. A partial sum passes every hop in turn, so alpha and beta are the means over
 //   the hops; but the slowest hop has to carry everything.
+// - direct: bytes at the ends beside bytes on the links, whichever take longer.
 // - halving-doubling, recursive doubling: stage by stage.
 // - everything else: r to r + n/2, across everything there is, or to r + 1 if that is dearer.
 #pragma once

@@ -22,9 +22,10 @@ struct Sums {
     alphas += latency + ends;
     ++flows;
   }
-  void byte(double beta) {
-    price.beta = std::max(price.beta, beta);
-    betas += beta;
+  void byte(double link, double busy) {
+    price.beta = std::max(price.beta, link + busy);
+    price.busy = std::max(price.busy, busy);
+    betas += link + busy;
   }
   TrafficPrice done() {
     if (flows > 0) {
@@ -83,7 +84,7 @@ TrafficPrice TopologyTraffic::price(std::span<const Rank> to) {
     double beta = 0;
     for (LinkId l : way_)
       beta = std::max(beta, flows_[l] / profile_.bandwidth(topology_.links()[l]));
-    sums.byte(beta + busy_per_byte(profile_.ends_of(network)) * crowd_);
+    sums.byte(beta, busy_per_byte(profile_.ends_of(network)) * crowd_);
   });
   for (LinkId l : used_) flows_[l] = 0;
   return known->second = sums.done();
@@ -137,7 +138,7 @@ TrafficPrice PlacementTraffic::price(std::span<const Rank> to) {
     const double link =
         from == into ? std::max(way.out_beta, way.in_beta * received_[peer])
                      : std::max(way.out_beta * leaving_[from], way.in_beta * entering_[into]);
-    sums.byte(link + busy_per_byte(way.ends) * crowd_);
+    sums.byte(link, busy_per_byte(way.ends) * crowd_);
   });
   return sums.done();
 }
