@@ -267,6 +267,9 @@ Status check(const PlanCall& call, const WindowShape& window) {
   const uint32_t depth = std::min(window.depth, k_max_depth), slot = slot_bytes(call.wire, window);
   if (shape.credits > depth)
     return refuse(plan, fmt::format("{} messages in flight per link, windows have {}", shape.credits, depth));
+  // Packets are relaxed words: what another lane of this rank wrote before is not ordered by them.
+  if (call.wire == Wire::packets && shape.lanes > 1)
+    return refuse(plan, fmt::format("packets give no order among its {} lanes", shape.lanes));
   if (slot == 0)
     return refuse(plan, call.wire == Wire::packets ? "windows have no slots for packets" : "windows have no slots");
   if (slot / shape.longest < k_least_slot)

@@ -275,8 +275,12 @@ TEST(PlanWorldTest, RunsPlansAndReplays) {
     for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
       PlanRequest request;
       request.ranks = 4;
-      auto bound = (*world)->bind(
-          {*make_plan(algorithm, request), 900, DType::int32, ReduceOp::sum, wire, 2});
+      const PlanPtr plan = *make_plan(algorithm, request);
+      auto bound = (*world)->bind({plan, 900, DType::int32, ReduceOp::sum, wire, 2});
+      if (wire == Wire::packets && plan->shape().lanes > 1) {
+        EXPECT_NE(bound.status().message().find("no order among"), std::string::npos);
+        continue;
+      }
       ASSERT_TRUE(bound.ok()) << bound.status().to_string();
       for (void* out : outputs) std::memset(out, 0xCD, 3600);
       const Driver& driver = *fake.driver();
