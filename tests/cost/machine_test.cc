@@ -25,8 +25,14 @@ TEST(Machine, TheBuiltInProfileIsWholeAndNamesItsSource) {
   const Profile p = builtin_profile();
   EXPECT_FALSE(p.source.empty());
   EXPECT_TRUE(p.machine.empty());
-  for (LinkClass c : {LinkClass::memory, LinkClass::nic, LinkClass::network})
+  for (LinkClass c : {LinkClass::memory, LinkClass::nic})
     for (const LinkCost& cost : p.links[static_cast<int>(c)]) EXPECT_TRUE(cost.alpha && cost.beta);
+  // How fast a network is the topology says, by its NICs.
+  for (const LinkCost& cost : p.links[static_cast<int>(LinkClass::network)]) {
+    EXPECT_TRUE(cost.alpha && !cost.beta);
+    EXPECT_GT(cost.efficiency, 0.5);
+    EXPECT_LT(cost.efficiency, 1);
+  }
   const Result<Profile> again = parse_profile(to_json(p));
   ASSERT_TRUE(again.ok()) << again.status().message();
   EXPECT_EQ(*again, p);
