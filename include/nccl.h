@@ -1,11 +1,11 @@
 // The NCCL C API as tutti serves it: the host functions of NCCL 2.32.3, for C and C++.
 //
-// Names, numbers and layouts are NCCL's ABI, so that a program built against either header runs with
-// either library. What is different here, and how the library is loaded: docs/nccl.md.
+// Names, numbers and layouts are NCCL's ABI, so that a program built against either header runs
+// with either library. What is different here, and how the library is loaded: docs/nccl.md.
 //
 // - Buffers may be plain host memory. Operations on host memory are complete when the call, or the
-//   outermost ncclGroupEnd, returns; the stream is not used. On a communicator with blocking = 0 they
-//   return ncclInProgress and are complete when ncclCommGetAsyncError says ncclSuccess.
+//   outermost ncclGroupEnd, returns; the stream is not used. On a communicator with blocking = 0
+//   they return ncclInProgress and are complete when ncclCommGetAsyncError says ncclSuccess.
 // - Counts are elements: of the whole buffer for all-reduce, broadcast and reduce; of one rank's
 //   block for all others.
 // - Every function that returns ncclResult_t leaves a sentence in ncclGetLastError when it fails.
@@ -22,9 +22,9 @@
 #endif
 #endif
 #ifdef TUTTI_NCCL_CUDA_HEADERS
-#include <cuda_runtime.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 #if defined(__cplusplus)
 #include <cuda_fp8.h>
 #endif
@@ -43,9 +43,8 @@ typedef struct CUevent_st* cudaEvent_t;
 #define NCCL_SUFFIX ""
 #define NCCL_VERSION_CODE 23203
 // Up to 2.8 a version had one digit less.
-#define NCCL_VERSION(X, Y, Z)                                    \
-  (((X) <= 2 && (Y) <= 8) ? (X) * 1000 + (Y) * 100 + (Z)         \
-                          : (X) * 10000 + (Y) * 100 + (Z))
+#define NCCL_VERSION(X, Y, Z) \
+  (((X) <= 2 && (Y) <= 8) ? (X)*1000 + (Y)*100 + (Z) : (X)*10000 + (Y)*100 + (Z))
 
 #ifdef __cplusplus
 extern "C" {
@@ -186,17 +185,16 @@ typedef struct ncclConfig_v23200 {
   int nvlsHostMode;         // since 2.32
 } ncclConfig_t;
 
-#define NCCL_CONFIG_INITIALIZER                                                             \
-  {                                                                                         \
-    sizeof(ncclConfig_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, NCCL_CONFIG_UNDEF_INT,         \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_PTR, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_PTR, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_INT                                                               \
+#define NCCL_CONFIG_INITIALIZER                                                                    \
+  {                                                                                                \
+    sizeof(ncclConfig_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, NCCL_CONFIG_UNDEF_INT,                \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                       \
+        NCCL_CONFIG_UNDEF_PTR, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                       \
+        NCCL_CONFIG_UNDEF_PTR, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                       \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                       \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                       \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                       \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT \
   }
 
 // An option of one vendor, in a list at ncclCollConfig_t::ext. Options of others are skipped.
@@ -231,12 +229,12 @@ typedef struct ncclCollConfig_v23200 {
   cudaEvent_t launchCompletionEvent;  // since 2.32
 } ncclCollConfig_t;
 
-#define NCCL_COLLCONFIG_INITIALIZER                                                         \
-  {                                                                                         \
-    sizeof(ncclCollConfig_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, NCCL_CONFIG_UNDEF_PTR,     \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                \
-        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_PTR, 1, NCCL_CONFIG_UNDEF_INT, 0,          \
-        NCCL_CONFIG_UNDEF_PTR                                                               \
+#define NCCL_COLLCONFIG_INITIALIZER                                                     \
+  {                                                                                     \
+    sizeof(ncclCollConfig_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, NCCL_CONFIG_UNDEF_PTR, \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,            \
+        NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_PTR, 1, NCCL_CONFIG_UNDEF_INT, 0,      \
+        NCCL_CONFIG_UNDEF_PTR                                                           \
   }
 
 typedef struct ncclSimInfo_v22200 {
@@ -262,10 +260,10 @@ typedef struct ncclEncryptionConfig_v23200 {
   const char* psk;
 } ncclEncryptionConfig_t;
 
-#define NCCL_ENCRYPTION_CONFIG_INITIALIZER                                               \
-  {                                                                                      \
-    sizeof(ncclEncryptionConfig_t), NCCL_API_MAGIC, NCCL_VERSION_CODE,                   \
-        NCCL_ENCRYPTION_MODE_NONE, NCCL_CONFIG_UNDEF_PTR                                 \
+#define NCCL_ENCRYPTION_CONFIG_INITIALIZER                                                        \
+  {                                                                                               \
+    sizeof(ncclEncryptionConfig_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, NCCL_ENCRYPTION_MODE_NONE, \
+        NCCL_CONFIG_UNDEF_PTR                                                                     \
   }
 
 // ---------------------------------------------------------------------------------- library
@@ -279,9 +277,9 @@ ncclResult_t pncclGetVersion(int* version);
 const char* ncclGetErrorString(ncclResult_t result);
 const char* pncclGetErrorString(ncclResult_t result);
 
-// What went wrong, one sentence that names the culprit; "" when nothing did. If the calling thread's
-// latest call failed, that; else the latest error of `comm`, or of the process when `comm` is null.
-// Valid until this thread asks again.
+// What went wrong, one sentence that names the culprit; "" when nothing did. If the calling
+// thread's latest call failed, that; else the latest error of `comm`, or of the process when `comm`
+// is null. Valid until this thread asks again.
 const char* ncclGetLastError(ncclComm_t comm);
 const char* pncclGetLastError(ncclComm_t comm);
 
@@ -294,7 +292,8 @@ void pncclResetDebugInit(void);
 ncclResult_t ncclSetEncryption(const ncclEncryptionConfig_t* config);
 ncclResult_t pncclSetEncryption(const ncclEncryptionConfig_t* config);
 
-// Memory that the processes of a host share and reduce in place, zero-filled, at least page-aligned.
+// Memory that the processes of a host share and reduce in place, zero-filled, at least
+// page-aligned.
 ncclResult_t ncclMemAlloc(void** ptr, size_t size);
 ncclResult_t pncclMemAlloc(void** ptr, size_t size);
 ncclResult_t ncclMemFree(void* ptr);
@@ -336,13 +335,14 @@ ncclResult_t pncclCommAbort(ncclComm_t comm);
 ncclResult_t ncclCommRevoke(ncclComm_t comm, int revokeFlags);
 ncclResult_t pncclCommRevoke(ncclComm_t comm, int revokeFlags);
 
-// Ranks of one color (>= 0) form a communicator, ordered by key, then rank. NCCL_SPLIT_NOCOLOR: null.
+// Ranks of one color (>= 0) form a communicator, ordered by key, then rank. NCCL_SPLIT_NOCOLOR:
+// null.
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* newcomm,
                            ncclConfig_t* config);
 ncclResult_t pncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* newcomm,
                             ncclConfig_t* config);
-// Called by every rank that stays; those excluded may be dead. With NCCL_SHRINK_ABORT and no list (0
-// ranks; NCCL knows only lists) the survivors agree on who is left.
+// Called by every rank that stays; those excluded may be dead. With NCCL_SHRINK_ABORT and no list
+// (0 ranks; NCCL knows only lists) the survivors agree on who is left.
 ncclResult_t ncclCommShrink(ncclComm_t comm, int* excludeRanksList, int excludeRanksCount,
                             ncclComm_t* newcomm, ncclConfig_t* config, int shrinkFlags);
 ncclResult_t pncclCommShrink(ncclComm_t comm, int* excludeRanksList, int excludeRanksCount,
@@ -449,7 +449,8 @@ ncclResult_t ncclAllGather(const void* sendbuff, void* recvbuff, size_t sendcoun
                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream);
 ncclResult_t pncclAllGather(const void* sendbuff, void* recvbuff, size_t sendcount,
                             ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream);
-// Block j of rank i's sendbuff becomes block i of rank j's recvbuff. In place: sendbuff == recvbuff.
+// Block j of rank i's sendbuff becomes block i of rank j's recvbuff. In place: sendbuff ==
+// recvbuff.
 ncclResult_t ncclAlltoAll(const void* sendbuff, void* recvbuff, size_t count,
                           ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream);
 ncclResult_t pncclAlltoAll(const void* sendbuff, void* recvbuff, size_t count,
@@ -523,10 +524,9 @@ ncclResult_t pncclAllToAll(const void* sendbuff, void* recvbuff, size_t count,
 ncclResult_t ncclAllToAllv(const void* sendbuff, const size_t sendcounts[], const size_t sdispls[],
                            void* recvbuff, const size_t recvcounts[], const size_t rdispls[],
                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream);
-ncclResult_t pncclAllToAllv(const void* sendbuff, const size_t sendcounts[],
-                            const size_t sdispls[], void* recvbuff, const size_t recvcounts[],
-                            const size_t rdispls[], ncclDataType_t datatype, ncclComm_t comm,
-                            cudaStream_t stream);
+ncclResult_t pncclAllToAllv(const void* sendbuff, const size_t sendcounts[], const size_t sdispls[],
+                            void* recvbuff, const size_t recvcounts[], const size_t rdispls[],
+                            ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream);
 
 // ---------------------------------------------------------------------------------- point to point
 

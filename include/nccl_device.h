@@ -2,8 +2,8 @@
 //
 // Kernels that communicate are compiled against NVIDIA's inline device headers and their layouts; a
 // replacement cannot serve them. So what creates device objects answers ncclInvalidUsage with a
-// reason, ncclCommQueryProperties says deviceApiSupport = false, and only the arithmetic of teams is
-// real. Layouts are those of NCCL 2.32.3.
+// reason, ncclCommQueryProperties says deviceApiSupport = false, and only the arithmetic of teams
+// is real. Layouts are those of NCCL 2.32.3.
 #ifndef NCCL_DEVICE_H_
 #define NCCL_DEVICE_H_
 
@@ -86,11 +86,11 @@ typedef struct ncclCommProperties {
   bool cftCountedSupport;
 } ncclCommProperties_t;
 
-#define NCCL_COMM_PROPERTIES_INITIALIZER                                                    \
-  {                                                                                         \
-    sizeof(ncclCommProperties_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, 0, 0, 0, 0, false,     \
-        false, NCCL_GIN_TYPE_NONE, 0, false, NCCL_GIN_TYPE_NONE, 0, 0,                      \
-        NCCL_GIN_CONNECTION_NONE, {false}, 0, false, false, false                           \
+#define NCCL_COMM_PROPERTIES_INITIALIZER                                                           \
+  {                                                                                                \
+    sizeof(ncclCommProperties_t), NCCL_API_MAGIC, NCCL_VERSION_CODE, 0, 0, 0, 0, false, false,     \
+        NCCL_GIN_TYPE_NONE, 0, false, NCCL_GIN_TYPE_NONE, 0, 0, NCCL_GIN_CONNECTION_NONE, {false}, \
+        0, false, false, false                                                                     \
   }
 
 ncclResult_t ncclCommQueryProperties(ncclComm_t comm, ncclCommProperties_t* props);
@@ -131,8 +131,7 @@ ncclResult_t ncclGetLsaDevicePointer(ncclWindow_t window, size_t offset, int lsa
 ncclResult_t pncclGetLsaDevicePointer(ncclWindow_t window, size_t offset, int lsaRank,
                                       void** outPtr);
 ncclResult_t ncclGetPeerDevicePointer(ncclWindow_t window, size_t offset, int peer, void** outPtr);
-ncclResult_t pncclGetPeerDevicePointer(ncclWindow_t window, size_t offset, int peer,
-                                       void** outPtr);
+ncclResult_t pncclGetPeerDevicePointer(ncclWindow_t window, size_t offset, int peer, void** outPtr);
 ncclResult_t ncclGetMultimemDeviceLeInfo(ncclWindow_t window, size_t offset, ncclCftLeId_t* leId,
                                          size_t* leOffset);
 ncclResult_t pncclGetMultimemDeviceLeInfo(ncclWindow_t window, size_t offset, ncclCftLeId_t* leId,

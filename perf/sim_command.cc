@@ -45,7 +45,8 @@ void add_flags(CLI::App& app, Options& o) {
                  "(dgx-a100*16), with its profile; a file that tutti topo reads");
   app.add_option("--paper", o.paper,
                  "instead: published figures beside simulated ones; latency, torus or nccl");
-  app.add_option("--profile", o.profile_file, "measured prices (JSON) instead of the cluster's own");
+  app.add_option("--profile", o.profile_file,
+                 "measured prices (JSON) instead of the cluster's own");
   app.add_option("-c,--collective", o.collective, "all_reduce, broadcast, ...")
       ->capture_default_str();
   app.add_option("-b,--bytes", o.bytes, "of a block: what count means in the call (100M, 4K)")
@@ -61,9 +62,10 @@ void add_flags(CLI::App& app, Options& o) {
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
   app.add_flag("--flat", o.flat, "no groups");
-  app.add_flag("--along-links", o.along_links,
-               "flat algorithms on orders that follow the links: a lane for each ring and direction "
-               "(tutti topo shows them)");
+  app.add_flag(
+      "--along-links", o.along_links,
+      "flat algorithms on orders that follow the links: a lane for each ring and direction "
+      "(tutti topo shows them)");
   app.add_option("-d,--dtype", o.dtype, "element type")->capture_default_str();
   app.add_option("-o,--op", o.op, "reduction operator")->capture_default_str();
   app.add_option("--max-chunk", o.max_chunk, "most bytes of a chunk in a round (all in one round)");

@@ -78,9 +78,9 @@ Result<double> steps(const Case& c) {
   if (!plan) return plan.status();
   Profile unit;
   unit.credits = 1u << 30;
-  const Result<double> seconds = simulated(
-      c, fmt::format("rank:{}{{bw=1000TB/s,lat=500us}}", c.ranks), unit,
-      uint64_t{64} * (*plan)->shape().chunks);
+  const Result<double> seconds =
+      simulated(c, fmt::format("rank:{}{{bw=1000TB/s,lat=500us}}", c.ranks), unit,
+                uint64_t{64} * (*plan)->shape().chunks);
   if (!seconds) return seconds;
   return std::round(*seconds * 1e3);
 }

@@ -97,14 +97,18 @@ class View {
     std::string text = node.name.empty() ? fmt::format("{} #{}", name(node.kind), n) : node.name;
     if (node.kind == NodeKind::pci_switch || node.kind == NodeKind::host ||
         node.kind == NodeKind::network_switch || node.kind == NodeKind::nic)
-      text = fmt::format("{} {}", node.kind == NodeKind::pci_switch && node.name != "nvswitch"
-                                      ? "switch" : name(node.kind), text);
+      text = fmt::format(
+          "{} {}",
+          node.kind == NodeKind::pci_switch && node.name != "nvswitch" ? "switch" : name(node.kind),
+          text);
     if (node.name == "nvswitch") text = "NVSwitch";
     if (const auto ranks = ranks_.find(n); ranks != ranks_.end())
       text += fmt::format("  rank {}", ranges(ranks->second));
     if (const auto up = up_.find(n); up != up_.end())
-      text += fmt::format("  {} {}", up->second->link_class == LinkClass::pci ? "PCI" : name(up->second->link_class),
-                          rate_text(up->second->bandwidth, up->second->link_class));
+      text += fmt::format(
+          "  {} {}",
+          up->second->link_class == LinkClass::pci ? "PCI" : name(up->second->link_class),
+          rate_text(up->second->bandwidth, up->second->link_class));
     if (const auto cable = cable_.find(n); cable != cable_.end() && node.kind == NodeKind::nic)
       text += fmt::format("  cable {}", rate_text(cable->second->bandwidth, LinkClass::nic));
     if (node.kind == NodeKind::gpu) text += fast_links(n);
@@ -115,7 +119,8 @@ class View {
   std::string fast_links(NodeId n) const {
     std::map<std::string, double> to;
     for (const Link& l : t_.links())
-      if (l.from == n && l.link_class == LinkClass::nvlink) to[t_.nodes()[l.to].name] += l.bandwidth;
+      if (l.from == n && l.link_class == LinkClass::nvlink)
+        to[t_.nodes()[l.to].name] += l.bandwidth;
     std::string text;
     for (const auto& [name, bandwidth] : to)
       text += fmt::format("{}{} {:.4g}", text.empty() ? "  links: " : ", ", name, bandwidth / 1e9);
@@ -141,7 +146,8 @@ class View {
       return j;
     }
     j["nic"] = t_.nodes()[chosen].name;
-    const auto mine = std::find_if(ways.begin(), ways.end(), [&](const auto& w) { return w.exit == chosen; });
+    const auto mine =
+        std::find_if(ways.begin(), ways.end(), [&](const auto& w) { return w.exit == chosen; });
     std::vector<std::string> as_near, next;
     for (const Routes::WayOut& w : ways)
       if (w.exit != chosen && w.seconds <= mine->seconds * (1 + 1e-9))
@@ -153,8 +159,11 @@ class View {
                           : "it is on the network itself";
     std::string others;
     for (const std::string& name : as_near) others += (others.empty() ? "" : ", ") + name;
-    if (!as_near.empty()) why += fmt::format("; {} {} as near: dealt out in turn", others, as_near.size() == 1 ? "is" : "are");
-    if (as_near.empty() && !next.empty()) why += fmt::format("; {} takes {} times as long", next[0], next[1]);
+    if (!as_near.empty())
+      why += fmt::format("; {} {} as near: dealt out in turn", others,
+                         as_near.size() == 1 ? "is" : "are");
+    if (as_near.empty() && !next.empty())
+      why += fmt::format("; {} takes {} times as long", next[0], next[1]);
     if (ways.size() == 1) why += "; the only one";
     j["why"] = why;
     return j;
@@ -167,7 +176,8 @@ class View {
   }
 
  private:
-  void print(NodeId n, const std::string& first, const std::string& rest, uint32_t most_hosts, size_t* hosts) const {
+  void print(NodeId n, const std::string& first, const std::string& rest, uint32_t most_hosts,
+             size_t* hosts) const {
     if (t_.nodes()[n].kind == NodeKind::host && (*hosts)++ >= most_hosts) return;
     fmt::print("{}{}\n", first, label(n));
     std::vector<NodeId> shown;
@@ -183,7 +193,8 @@ class View {
     }
     for (size_t i = 0; i < shown.size(); ++i) {
       const bool last = i + 1 == shown.size() && many.empty();
-      print(shown[i], rest + (last ? "└─ " : "├─ "), rest + (last ? "   " : "│  "), most_hosts, hosts);
+      print(shown[i], rest + (last ? "└─ " : "├─ "), rest + (last ? "   " : "│  "), most_hosts,
+            hosts);
     }
     if (!many.empty()) fmt::print("{}└─ ranks {}\n", rest, ranges(many));
   }
@@ -212,7 +223,8 @@ std::string level_text(const std::vector<uint32_t>& level) {
 
 void print_all(const Cluster& cluster, View& view, const Options& o) {
   const Topology& t = view.topology();
-  fmt::print("{}: {} ranks on {} host{}\n", cluster.source, t.ranks(), view.hosts(), view.hosts() == 1 ? "" : "s");
+  fmt::print("{}: {} ranks on {} host{}\n", cluster.source, t.ranks(), view.hosts(),
+             view.hosts() == 1 ? "" : "s");
   if (cluster.recorded) fmt::print("{}\n", title_of(*cluster.recorded));
   fmt::print("\n");
   view.print_tree(o.hosts);
@@ -222,9 +234,11 @@ void print_all(const Cluster& cluster, View& view, const Options& o) {
   for (Rank r = 0; r < std::min(t.ranks(), k_most); ++r) {
     const Json j = view.nic_choice(r);
     fmt::print("  rank {:<4} {:<8} {:<10} {}\n", r, j["place"].get<std::string>(),
-               j["nic"].is_null() ? "none" : j["nic"].get<std::string>(), j["why"].get<std::string>());
+               j["nic"].is_null() ? "none" : j["nic"].get<std::string>(),
+               j["why"].get<std::string>());
   }
-  if (t.ranks() > k_most) fmt::print("  ... and {} more ranks (--json has them all)\n", t.ranks() - k_most);
+  if (t.ranks() > k_most)
+    fmt::print("  ... and {} more ranks (--json has them all)\n", t.ranks() - k_most);
 
   fmt::print("\nGroups, innermost first\n");
   const auto groups = t.groups();
@@ -255,8 +269,11 @@ Json to_json(const Cluster& cluster, View& view) {
     j["nodes"].push_back(std::move(one));
   }
   for (const Link& l : t.links())
-    j["links"].push_back({{"from", l.from}, {"to", l.to}, {"class", name(l.link_class)},
-                          {"bytes_per_s", l.bandwidth}, {"latency_s", l.latency}});
+    j["links"].push_back({{"from", l.from},
+                          {"to", l.to},
+                          {"class", name(l.link_class)},
+                          {"bytes_per_s", l.bandwidth},
+                          {"latency_s", l.latency}});
   for (Rank r = 0; r < t.ranks(); ++r) {
     Json one = view.nic_choice(r);
     one["node"] = t.node_of(r);
@@ -273,7 +290,8 @@ Json to_json(const Cluster& cluster, View& view) {
 int run(const Options& o) {
   if (o.list) {
     for (const RecordedMachine& m : recorded_machines())
-      fmt::print("{:<16} {}{}\n", m.name, title_of(m), m.profile.empty() ? "" : "  (with a profile)");
+      fmt::print("{:<16} {}{}\n", m.name, title_of(m),
+                 m.profile.empty() ? "" : "  (with a profile)");
     return 0;
   }
   const Result<Cluster> cluster = find(o);
@@ -281,7 +299,8 @@ int run(const Options& o) {
   if (!o.xml.empty()) {
     if (cluster->machines.empty())
       return fail("--xml: a spec says nothing of PCI; NCCL's XML is for machines");
-    if (const Status s = write(o.xml, to_nccl_xml(cluster->machines)); !s.ok()) return fail(s.message());
+    if (const Status s = write(o.xml, to_nccl_xml(cluster->machines)); !s.ok())
+      return fail(s.message());
   }
   if (!o.svg.empty())
     if (const Status s = write(o.svg, to_svg(cluster->topology, cluster->source)); !s.ok())
@@ -298,18 +317,23 @@ int run(const Options& o) {
 }  // namespace
 
 int topo_command(int argc, char** argv) {
-  CLI::App app("shows a machine or cluster: what hangs where, which NIC each rank should use, rings along the links",
-               "tutti topo");
+  CLI::App app(
+      "shows a machine or cluster: what hangs where, which NIC each rank should use, rings along "
+      "the links",
+      "tutti topo");
   Options options;
   app.add_option("what", options.what,
-                 "a recorded machine (--list), N of them (dgx-a100*16), a file (NCCL's or hwloc's XML, a spec) or a "
+                 "a recorded machine (--list), N of them (dgx-a100*16), a file (NCCL's or hwloc's "
+                 "XML, a spec) or a "
                  "spec; this machine where it is left out");
   app.add_flag("--list", options.list, "list the recorded machines");
   app.add_flag("--json", options.json, "print JSON: nodes, links, NICs, groups, rings");
   app.add_option("--svg", options.svg, "draw it into this file ('-': standard output)");
-  app.add_option("--xml", options.xml, "write it as NCCL's XML into this file ('-': standard output)");
+  app.add_option("--xml", options.xml,
+                 "write it as NCCL's XML into this file ('-': standard output)");
   app.add_flag("--cores", options.cores, "ranks are cores, also where there are GPUs");
-  app.add_option("--hosts", options.hosts, "show so many hosts of a cluster")->capture_default_str();
+  app.add_option("--hosts", options.hosts, "show so many hosts of a cluster")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   return run(options);
 }

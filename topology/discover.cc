@@ -49,7 +49,8 @@ Part processor(const std::string& cpuinfo) {
   for (std::string line; std::getline(file, line) && !line.empty();) {
     const size_t colon = line.find(": ");
     if (colon == std::string::npos) continue;
-    const std::string key = line.substr(0, line.find_first_of("\t:")), value = line.substr(colon + 2);
+    const std::string key = line.substr(0, line.find_first_of("\t:")),
+                      value = line.substr(colon + 2);
     if (key == "vendor_id") p.cpu_vendor = value;
     if (key == "cpu family") p.family = to_int(value);
     if (key == "model") p.model = to_int(value);
@@ -68,7 +69,8 @@ Machine discover(const DiscoverOptions& options) {
     if (found)
       m = std::move(*found);
     else
-      m.missing.push_back("what hwloc sees (" + found.status().message() + "); sysfs was read instead");
+      m.missing.push_back("what hwloc sees (" + found.status().message() +
+                          "); sysfs was read instead");
   }
   Sysfs sysfs(options.sysfs, &m);
   if (!seen) sysfs.add_processors(processor(options.cpuinfo), options.cores);
@@ -92,7 +94,9 @@ Machine discover_all() {
   if (hwloc) options.hwloc = &*hwloc;
   if (nvml) options.nvml = &*nvml;
   Machine m = discover(options);
-  if (!hwloc) m.missing.push_back("what hwloc sees (" + hwloc.status().message() + "); sysfs was read instead");
+  if (!hwloc)
+    m.missing.push_back("what hwloc sees (" + hwloc.status().message() +
+                        "); sysfs was read instead");
   if (!nvml && m.count(NodeKind::gpu) > 0)
     m.missing.push_back("the GPUs' NVLinks (" + nvml.status().message() + ")");
   return m;

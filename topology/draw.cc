@@ -59,7 +59,8 @@ class Drawing {
       width = std::max(width, w + 48);
     }
     if (!hidden_.empty()) {
-      put("<text class=\"s\" x=\"24\" y=\"{:.0f}\">… and {} more hosts</text>\n", bottom + 10, hidden_.size());
+      put("<text class=\"s\" x=\"24\" y=\"{:.0f}\">… and {} more hosts</text>\n", bottom + 10,
+          hidden_.size());
       bottom += 24;
     }
     arcs();
@@ -83,7 +84,8 @@ class Drawing {
   }
 
  private:
-  static constexpr double k_top = 72, k_pad = 12, k_header = 20, k_chip_w = 84, k_chip_h = 38, k_gap = 10;
+  static constexpr double k_top = 72, k_pad = 12, k_header = 20, k_chip_w = 84, k_chip_h = 38,
+                          k_gap = 10;
   static constexpr double k_arc_room = 54, k_max_row = 1240;
   static constexpr size_t k_most_chips = 16;  // of cores, else they are counted
 
@@ -93,8 +95,8 @@ class Drawing {
   }
 
   std::string subtitle() const {
-    return fmt::format("{} ranks on {} host{}; a GPU has the colour of the NIC it uses", t_.ranks(), hosts_,
-                       hosts_ == 1 ? "" : "s");
+    return fmt::format("{} ranks on {} host{}; a GPU has the colour of the NIC it uses", t_.ranks(),
+                       hosts_, hosts_ == 1 ? "" : "s");
   }
   bool is_chip(NodeId n) const { return children_[n].empty(); }
   bool shown(NodeId n) const { return hidden_.count(n) == 0; }
@@ -115,7 +117,8 @@ class Drawing {
     });
   }
   bool is_switch(NodeId n) const {
-    return t_.nodes()[n].kind == NodeKind::pci_switch || t_.nodes()[n].kind == NodeKind::network_switch;
+    return t_.nodes()[n].kind == NodeKind::pci_switch ||
+           t_.nodes()[n].kind == NodeKind::network_switch;
   }
 
   // Children in rows as wide as the paper.
@@ -160,9 +163,11 @@ class Drawing {
     b.y = top;
     if (is_chip(n)) return chip(n);
     const bool host = t_.nodes()[n].kind == NodeKind::host;
-    put("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"8\" fill=\"{}\" stroke=\"{}\"/>\n",
+    put("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"8\" fill=\"{}\" "
+        "stroke=\"{}\"/>\n",
         b.x, b.y, b.w, b.h, host ? "#fbfcfd" : "#f3f5f8", host ? "#8a94a3" : "#ced5de");
-    put("<text class=\"h\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", b.x + k_pad, b.y + 14, xml_escape(header(n)));
+    put("<text class=\"h\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", b.x + k_pad, b.y + 14,
+        xml_escape(header(n)));
     for (NodeId c : inside(n)) {
       const Box relative = box_[c];
       place(c, b.x + k_pad + relative.x, b.y + k_header + relative.y);
@@ -173,7 +178,8 @@ class Drawing {
     const Box& b = box_[n];
     const auto found = ink_.find(n);
     const Ink& ink = found == ink_.end() ? k_plain : *found->second;
-    put("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"5\" fill=\"{}\" stroke=\"{}\"/>\n",
+    put("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"5\" fill=\"{}\" "
+        "stroke=\"{}\"/>\n",
         b.x, b.y, b.w, b.h, ink.soft, ink.line);
     std::string first = t_.nodes()[n].name.substr(0, 14), second;
     const NodeId parent = t_.nodes()[n].parent;
@@ -190,8 +196,8 @@ class Drawing {
     put("<text class=\"k\" x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n", b.x + b.w / 2,
         b.y + (second.empty() ? 23 : 17), ink.text, xml_escape(first));
     if (!second.empty())
-      put("<text class=\"l\" x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n", b.x + b.w / 2, b.y + 30,
-          ink.text, second);
+      put("<text class=\"l\" x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{}</text>\n", b.x + b.w / 2,
+          b.y + 30, ink.text, second);
   }
 
   // NVLink and the like, below the chips.
@@ -199,7 +205,8 @@ class Drawing {
     double least = 0;
     std::map<std::pair<NodeId, NodeId>, double> width;
     for (const Link& l : t_.links()) {
-      if (l.link_class != LinkClass::nvlink || box_.count(l.from) == 0 || box_.count(l.to) == 0) continue;
+      if (l.link_class != LinkClass::nvlink || box_.count(l.from) == 0 || box_.count(l.to) == 0)
+        continue;
       width[std::minmax(l.from, l.to)] = l.bandwidth;
       least = least == 0 ? l.bandwidth : std::min(least, l.bandwidth);
     }
@@ -208,12 +215,14 @@ class Drawing {
       if (a.w == 0 || b.w == 0) continue;
       const double x1 = a.x + a.w / 2, y1 = a.y + a.h, x2 = b.x + b.w / 2, y2 = b.y + b.h;
       const double sag = std::max(y1, y2) + 14 + std::min(34.0, std::abs(x2 - x1) / 16);
-      fmt::format_to(std::back_inserter(overlay_),
-                     "<path d=\"M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}\" fill=\"none\" "
-                     "stroke=\"#3d9b35\" stroke-opacity=\"0.65\" stroke-width=\"{:.1f}\"><title>{}: {}</title></path>\n",
-                     x1, y1, x1, sag, x2, sag, x2, y2, std::clamp(1.2 * bandwidth / least, 1.2, 5.0),
-                     xml_escape(t_.describe(ends.first) + " - " + t_.describe(ends.second)),
-                     rate_text(bandwidth, LinkClass::nvlink));
+      fmt::format_to(
+          std::back_inserter(overlay_),
+          "<path d=\"M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}\" fill=\"none\" "
+          "stroke=\"#3d9b35\" stroke-opacity=\"0.65\" stroke-width=\"{:.1f}\"><title>{}: "
+          "{}</title></path>\n",
+          x1, y1, x1, sag, x2, sag, x2, y2, std::clamp(1.2 * bandwidth / least, 1.2, 5.0),
+          xml_escape(t_.describe(ends.first) + " - " + t_.describe(ends.second)),
+          rate_text(bandwidth, LinkClass::nvlink));
     }
   }
 
@@ -236,7 +245,8 @@ class Drawing {
 std::string rate_text(double bytes_per_second, LinkClass link_class) {
   if (link_class == LinkClass::nic || link_class == LinkClass::network) {
     const double bits = bytes_per_second * 8;
-    return bits >= 1e9 ? fmt::format("{:.4g} Gb/s", bits / 1e9) : fmt::format("{:.4g} Mb/s", bits / 1e6);
+    return bits >= 1e9 ? fmt::format("{:.4g} Gb/s", bits / 1e9)
+                       : fmt::format("{:.4g} Mb/s", bits / 1e6);
   }
   return bytes_per_second >= 1e9 ? fmt::format("{:.4g} GB/s", bytes_per_second / 1e9)
                                  : fmt::format("{:.4g} MB/s", bytes_per_second / 1e6);

@@ -1,5 +1,5 @@
-// hwloc, where the library is there: it is loaded, asked for the machine it sees, and what it says is
-// read as hwloc's XML is.
+// hwloc, where the library is there: it is loaded, asked for the machine it sees, and what it says
+// is read as hwloc's XML is.
 #pragma once
 
 #include "topology/machine.h"

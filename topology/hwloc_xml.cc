@@ -34,7 +34,7 @@ int to_int(std::string_view text, int otherwise) {
   int value = 0;
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && stop == text.data() + text.size() && value >= 0 ? value
-                                                                                : otherwise;
+                                                                                 : otherwise;
 }
 
 class HwlocReader {
@@ -211,8 +211,8 @@ class HwlocReader {
       if (nic && kind == "2") p.interface = name;
       if (nic && kind == "3") p.name = name;
     }
-    if (p.name.empty()) p.name = gpu ? fmt::format("gpu{}", p.index)
-                                 : p.interface.empty() ? p.busid : p.interface;
+    if (p.name.empty())
+      p.name = gpu ? fmt::format("gpu{}", p.index) : p.interface.empty() ? p.busid : p.interface;
     machine_.add(std::move(p));
   }
 

@@ -128,9 +128,10 @@ Result<Cluster> load_cluster(const std::string& what) {
       const char* end = what.data() + what.size();
       const auto [stop, error] = std::from_chars(what.data() + star + 1, end, copies);
       if (error != std::errc() || stop != end || copies == 0 || copies > 1u << 17)
-        return Status(Code::invalid_argument,
-                      fmt::format("cluster '{}', column {}: expected how many of them (1 to 131072)",
-                                  what, star + 2));
+        return Status(
+            Code::invalid_argument,
+            fmt::format("cluster '{}', column {}: expected how many of them (1 to 131072)", what,
+                        star + 2));
     }
     Result<Cluster> cluster = from_text(machine->text, copies);
     if (!cluster) return cluster.status().with_context("recorded machine " + what);

@@ -24,15 +24,15 @@ std::string title_of(const RecordedMachine& machine);
 
 struct Cluster {
   Topology topology;
-  std::string source;                       // "recorded machine dgx-a100", "topo.xml", "spec"
-  std::vector<Machine> machines;            // empty for specs
-  std::vector<std::string> missing;         // what was not found out, and what is assumed instead
+  std::string source;                         // "recorded machine dgx-a100", "topo.xml", "spec"
+  std::vector<Machine> machines;              // empty for specs
+  std::vector<std::string> missing;           // what was not found out, and what is assumed instead
   const RecordedMachine* recorded = nullptr;  // whose profile fits
 };
 
-// `what` is, in this order: the name of a recorded machine, "NAME*N" for N of them on one network; a
-// file (XML of either kind, or a spec); a spec. Errors: invalid_argument naming the file and the place
-// in it, or all recorded names where a single word is none of them.
+// `what` is, in this order: the name of a recorded machine, "NAME*N" for N of them on one network;
+// a file (XML of either kind, or a spec); a spec. Errors: invalid_argument naming the file and the
+// place in it, or all recorded names where a single word is none of them.
 Result<Cluster> load_cluster(const std::string& what);
 // The same for the contents of a file.
 Result<Cluster> parse_cluster_text(std::string_view text);

@@ -58,7 +58,8 @@ class Grouping {
         double narrowest = 1e15;
         for (LinkId l : way) narrowest = std::min(narrowest, t.links()[l].bandwidth);
         // Width first; among equal widths, the number of links.
-        cost_[size_t{a} * ranks_ + b] = 1e12 / narrowest * (1 + 1e-3 * static_cast<double>(way.size()));
+        cost_[size_t{a} * ranks_ + b] =
+            1e12 / narrowest * (1 + 1e-3 * static_cast<double>(way.size()));
       }
   }
 
@@ -173,8 +174,8 @@ class Builder {
           p.kind != NodeKind::gpu && p.kind != NodeKind::nic)
         return bad(i, fmt::format("a {} is no part of a host", name(p.kind)));
       if (!sane(p.bandwidth) || !sane(p.port_bandwidth))
-        return bad(i, fmt::format("a bandwidth of {:g} B/s", sane(p.bandwidth) ? p.port_bandwidth
-                                                                               : p.bandwidth));
+        return bad(i, fmt::format("a bandwidth of {:g} B/s",
+                                  sane(p.bandwidth) ? p.port_bandwidth : p.bandwidth));
       if (!std::isfinite(p.port_latency) || p.port_latency < 0 || p.port_latency > 3600)
         return bad(i, fmt::format("a latency of {:g} s", p.port_latency));
     }
@@ -230,7 +231,8 @@ class Builder {
       port(m, i, built.node[i]);
     }
     if (!nics && network_ != k_no_node && outside == edge_) {
-      assume(m, fmt::format("no NIC was found; one of {:.0f} Gb/s assumed", k_assumed_network * 8e-9));
+      assume(m,
+             fmt::format("no NIC was found; one of {:.0f} Gb/s assumed", k_assumed_network * 8e-9));
       topology.add_cable(built.host, edge_, options_.port_class, k_assumed_network,
                          options_.network_latency);
       below_[edge_] += k_assumed_network;
@@ -342,9 +344,10 @@ class Builder {
       topology.add_cable(built.node[l.from], built.node[l.to], LinkClass::interconnect, l.bandwidth,
                          0);
     // Whatever hangs on the host itself reaches the sockets through the host.
-    const bool loose = host_is_used || std::any_of(m.parts.begin(), m.parts.end(), [](const Part& p) {
-      return p.parent == k_no_part && p.kind != NodeKind::numa;
-    });
+    const bool loose =
+        host_is_used || std::any_of(m.parts.begin(), m.parts.end(), [](const Part& p) {
+          return p.parent == k_no_part && p.kind != NodeKind::numa;
+        });
     for (size_t a = 0; a < tops.size(); ++a) {
       const double bandwidth = socket_bandwidth(m.parts[tops[a]]);
       if (loose || options_.ranks.size() > 0)
@@ -407,8 +410,8 @@ class Builder {
       for (uint32_t copy = 0; copy < m.copies; ++copy, ++built) {
         const Built& b = nodes_[built];
         std::vector<std::pair<int, PartId>> here;  // (number, part)
-        for (NodeKind kind : {endpoints_ == Endpoints::gpus ? NodeKind::gpu : NodeKind::cpu,
-                              NodeKind::numa}) {
+        for (NodeKind kind :
+             {endpoints_ == Endpoints::gpus ? NodeKind::gpu : NodeKind::cpu, NodeKind::numa}) {
           for (PartId i = 0; i < m.parts.size(); ++i)
             if (m.parts[i].kind == kind && b.node[i] != k_no_node)
               here.emplace_back(m.parts[i].index < 0 ? INT32_MAX : m.parts[i].index, i);
@@ -420,8 +423,8 @@ class Builder {
           const Part& p = m.parts[part];
           numbered &= p.rank >= 0 && m.copies == 1;
           // A NUMA node forwards; its rank is a place of its own.
-          const NodeId node = p.kind == NodeKind::numa ? attach(b.node[part], label(p, part))
-                                                       : b.node[part];
+          const NodeId node =
+              p.kind == NodeKind::numa ? attach(b.node[part], label(p, part)) : b.node[part];
           found.push_back({p.rank, node});
         }
         if (here.empty() && endpoints_ == Endpoints::cores)
@@ -466,10 +469,10 @@ class Builder {
   std::map<std::string, NodeId> switches_;  // by their names from the outermost on
   std::map<NodeId, double> below_;          // bandwidth of the hosts below a switch
   NodeId shared_switch_ = k_no_node;
-  std::vector<Built> nodes_;   // by host
-  std::vector<bool> groups_;   // by part of *last_
+  std::vector<Built> nodes_;  // by host
+  std::vector<bool> groups_;  // by part of *last_
   const Machine* last_ = nullptr;
-  bool grouping_ = false;      // builds a host only to see who is near whom
+  bool grouping_ = false;  // builds a host only to see who is near whom
 };
 
 }  // namespace
@@ -497,8 +500,8 @@ PartId Machine::find_busid(std::string_view busid) const {
 }
 
 uint32_t Machine::count(NodeKind kind) const {
-  return static_cast<uint32_t>(std::count_if(parts.begin(), parts.end(),
-                                             [&](const Part& p) { return p.kind == kind; }));
+  return static_cast<uint32_t>(
+      std::count_if(parts.begin(), parts.end(), [&](const Part& p) { return p.kind == kind; }));
 }
 
 void simplify(Machine* machine) {

@@ -30,7 +30,8 @@ class Values {
     T value{};
     const bool hex = a->value.starts_with("0x");
     const char* end = a->value.data() + a->value.size();
-    const auto [stop, error] = std::from_chars(a->value.data() + (hex ? 2 : 0), end, value, hex ? 16 : 10);
+    const auto [stop, error] =
+        std::from_chars(a->value.data() + (hex ? 2 : 0), end, value, hex ? 16 : 10);
     if (error == std::errc() && stop == end && value >= least && value <= most) return value;
     complain(*a, fmt::format("a whole number from {} to {}", least, most));
     return otherwise;
@@ -135,11 +136,11 @@ class NcclReader {
     const XmlAttribute* switches = system.find("tutti_switches");
     if (switches != nullptr && !names_switches(switches->value))
       values_.complain(*switches, "up to four names of switches joined by dots");
-    if (nvswitch != nullptr && nvswitch->value != "shared") values_.complain(*nvswitch, "\"shared\"");
+    if (nvswitch != nullptr && nvswitch->value != "shared")
+      values_.complain(*nvswitch, "\"shared\"");
     for (const XmlElement& e : system.children)
       if (e.name == "cpu" && values_.status().ok()) cpu(e);
-    if (hosts_.empty())
-      values_.complain(system, "a <cpu> in <system>", "none");
+    if (hosts_.empty()) values_.complain(system, "a <cpu> in <system>", "none");
     for (const XmlElement& e : system.children)
       if (e.name == "link" && values_.status().ok()) socket_link(e);
     if (!values_.status().ok()) return values_.status();
@@ -171,7 +172,8 @@ class NcclReader {
   };
 
   Host& host_of(const XmlElement& e) {
-    const auto [found, fresh] = host_index_.try_emplace(std::string(e.get("host_hash")), hosts_.size());
+    const auto [found, fresh] =
+        host_index_.try_emplace(std::string(e.get("host_hash")), hosts_.size());
     if (fresh) hosts_.emplace_back();
     return hosts_[found->second];
   }
@@ -234,7 +236,8 @@ class NcclReader {
                           [&](const XmlElement& c) { return c.name == name; });
     };
     const auto gpu_element = child("gpu"), nic_element = child("nic");
-    if (gpu_element != e.children.end() || (is_gpu_class(p.pci_class) && child("pci") == e.children.end())) {
+    if (gpu_element != e.children.end() ||
+        (is_gpu_class(p.pci_class) && child("pci") == e.children.end())) {
       gpu(h, e, gpu_element == e.children.end() ? nullptr : &*gpu_element, std::move(p));
       return;
     }
@@ -350,9 +353,9 @@ class NcclReader {
       return;
     }
     const double each = values_.number(e, "speed", 0, 1e9, 0) * 1e6 / 8;
-    l.bandwidth = l.count * (each > 0              ? each
-                             : e.name == "xgmi"    ? xgmi_bandwidth(own.gcn)
-                                                   : nvlink_bandwidth(own.sm));
+    l.bandwidth = l.count * (each > 0           ? each
+                             : e.name == "xgmi" ? xgmi_bandwidth(own.gcn)
+                                                : nvlink_bandwidth(own.sm));
     const std::string target = lower(values_.required(e, "target"));
     const std::string_view tclass = e.get("tclass");
     if (tclass.starts_with("0x068001")) {  // NVLink to the processor (POWER)
@@ -528,7 +531,10 @@ class Writer {
       const bool to_cpu = !to_switch && m_->parts[l.to].kind == NodeKind::numa;
       const double known = l.kind == "xgmi" ? xgmi_bandwidth(p.gcn) : nvlink_bandwidth(p.sm);
       put("<{} target=\"{}\" count=\"{}\"", l.kind,
-          to_switch ? "fffffff:ffff:ff" : to_cpu ? "ffff:ff:ff.0" : m_->parts[l.to].busid, l.count);
+          to_switch ? "fffffff:ffff:ff"
+          : to_cpu  ? "ffff:ff:ff.0"
+                    : m_->parts[l.to].busid,
+          l.count);
       if (known * l.count != l.bandwidth) attribute("speed", l.bandwidth / l.count * 8 / 1e6);
       put(" tclass=\"{}\"/>\n", to_switch ? k_nvswitch : to_cpu ? "0x068001" : "0x030200");
     }

@@ -41,8 +41,8 @@
 namespace tutti {
 
 // One Machine for each host in the text. Errors: invalid_argument "line L, column C: expected ...,
-// found ...": malformed XML, a root other than <system>, a version other than 1 or 2, values that are no
-// numbers or make no sense, a bus id or a GPU twice.
+// found ...": malformed XML, a root other than <system>, a version other than 1 or 2, values that
+// are no numbers or make no sense, a bus id or a GPU twice.
 Result<std::vector<Machine>> parse_nccl_xml(std::string_view text);
 // The same for a document that was read already.
 Result<std::vector<Machine>> read_nccl_xml(const XmlElement& system);

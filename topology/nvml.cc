@@ -85,7 +85,8 @@ class Asker {
       if (nvml_.nvlink_state(device, l, &active) != 0) break;
       if (active == 0) continue;
       unsigned type = k_to_gpu;
-      const bool typed = nvml_.nvlink_remote_type && nvml_.nvlink_remote_type(device, l, &type) == 0;
+      const bool typed =
+          nvml_.nvlink_remote_type && nvml_.nvlink_remote_type(device, l, &type) == 0;
       NvmlPciInfo remote{};
       const bool placed = nvml_.nvlink_remote(device, l, &remote) == 0;
       PartId to = k_no_part;

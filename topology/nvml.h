@@ -1,5 +1,5 @@
-// What is asked of NVML, the library of NVIDIA's driver: a table of its functions, so that tests can
-// give their own. The library is loaded when it is there; nothing is linked.
+// What is asked of NVML, the library of NVIDIA's driver: a table of its functions, so that tests
+// can give their own. The library is loaded when it is there; nothing is linked.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,15 @@ struct NvmlDriver {
   int (*init)() = nullptr;      // nvmlInit_v2
   int (*shutdown)() = nullptr;  // nvmlShutdown
   const char* (*error_string)(int) = nullptr;
-  int (*device_count)(unsigned*) = nullptr;                       // nvmlDeviceGetCount_v2
-  int (*device_by_index)(unsigned, NvmlDevice*) = nullptr;        // nvmlDeviceGetHandleByIndex_v2
-  int (*pci_info)(NvmlDevice, NvmlPciInfo*) = nullptr;            // nvmlDeviceGetPciInfo_v3
-  int (*compute_capability)(NvmlDevice, int*, int*) = nullptr;    // nvmlDeviceGetCudaComputeCapability
-  int (*nvlink_state)(NvmlDevice, unsigned, unsigned*) = nullptr;  // nvmlDeviceGetNvLinkState
+  int (*device_count)(unsigned*) = nullptr;                 // nvmlDeviceGetCount_v2
+  int (*device_by_index)(unsigned, NvmlDevice*) = nullptr;  // nvmlDeviceGetHandleByIndex_v2
+  int (*pci_info)(NvmlDevice, NvmlPciInfo*) = nullptr;      // nvmlDeviceGetPciInfo_v3
+  int (*compute_capability)(NvmlDevice, int*,
+                            int*) = nullptr;  // nvmlDeviceGetCudaComputeCapability
+  int (*nvlink_state)(NvmlDevice, unsigned, unsigned*) = nullptr;      // nvmlDeviceGetNvLinkState
   int (*nvlink_remote)(NvmlDevice, unsigned, NvmlPciInfo*) = nullptr;  // ...RemotePciInfo_v2
-  int (*nvlink_remote_type)(NvmlDevice, unsigned, unsigned*) = nullptr;  // ...RemoteDeviceType; may lack
+  int (*nvlink_remote_type)(NvmlDevice, unsigned,
+                            unsigned*) = nullptr;           // ...RemoteDeviceType; may lack
   int (*pcie_generation)(NvmlDevice, unsigned*) = nullptr;  // nvmlDeviceGetMaxPcieLinkGeneration
   int (*pcie_width)(NvmlDevice, unsigned*) = nullptr;       // nvmlDeviceGetMaxPcieLinkWidth
 

@@ -134,9 +134,9 @@ class Orders {
       if (!m.direct) continue;
       meshes = true;
       result.disjoint = !m.cycles.empty() || m.best.size() == 2;
-      count = std::min(count, std::max<uint32_t>(1, m.best.size() == 2
-                                                         ? m.pair
-                                                         : static_cast<uint32_t>(m.cycles.size())));
+      count = std::min(
+          count, std::max<uint32_t>(
+                     1, m.best.size() == 2 ? m.pair : static_cast<uint32_t>(m.cycles.size())));
     }
     if (meshes)
       for (uint32_t h : hosts_) {
@@ -167,7 +167,8 @@ class Orders {
   };
 
   bool is_host(uint32_t place) const {
-    return places_[place].node != k_no_node && t_.nodes()[places_[place].node].kind == NodeKind::host;
+    return places_[place].node != k_no_node &&
+           t_.nodes()[places_[place].node].kind == NodeKind::host;
   }
 
   void collect(uint32_t place, std::vector<Rank>* ranks) const {
@@ -242,7 +243,8 @@ class Orders {
     std::set<NodeId> endpoints;
     for (Rank r = 0; r < t_.ranks(); ++r) endpoints.insert(t_.node_of(r));
     for (const Link& l : t_.links())
-      if (l.link_class == LinkClass::nvlink && endpoints.count(l.from) > 0 && endpoints.count(l.to) > 0)
+      if (l.link_class == LinkClass::nvlink && endpoints.count(l.from) > 0 &&
+          endpoints.count(l.to) > 0)
         direct_[{l.from, l.to}] += l.bandwidth;
   }
 
@@ -258,7 +260,8 @@ class Orders {
     for (uint32_t a = 0; a < n; ++a)
       for (uint32_t b = 0; b < n; ++b)
         if (a != b && routes.find(ranks[a], ranks[b], &way))
-          for (LinkId l : way) cost[a][b] += t_.links()[l].latency + 65536 / t_.links()[l].bandwidth;
+          for (LinkId l : way)
+            cost[a][b] += t_.links()[l].latency + 65536 / t_.links()[l].bandwidth;
     // Held and Karp: least cost of a path from 0 over a set to its last vertex.
     const uint32_t sets = 1u << n;
     std::vector<double> least(size_t{sets} * n, INFINITY);
@@ -278,7 +281,8 @@ class Orders {
       }
     uint32_t set = sets - 1, last = 1;
     for (uint32_t v = 1; v < n; ++v)
-      if (least[size_t{set} * n + v] + cost[v][0] < least[size_t{set} * n + last] + cost[last][0]) last = v;
+      if (least[size_t{set} * n + v] + cost[v][0] < least[size_t{set} * n + last] + cost[last][0])
+        last = v;
     for (uint32_t i = n; i-- > 0;) {
       order[i] = last;
       const uint32_t previous = before[size_t{set} * n + last];
@@ -288,8 +292,8 @@ class Orders {
     return order;
   }
 
-  // Appends the ranks of a place for ring j. Each level begins with another child as j grows, so that
-  // rings enter and leave a host at different ranks.
+  // Appends the ranks of a place for ring j. Each level begins with another child as j grows, so
+  // that rings enter and leave a host at different ranks.
   void visit(uint32_t place, uint32_t j, uint32_t most, std::vector<Rank>* ring) {
     if (is_host(place)) {
       bool complete = true;
@@ -312,8 +316,8 @@ class Orders {
     }
   }
 
-  // Along cycle j of a host's mesh. With other hosts in the ring, one of the cycle's links is left out:
-  // the one whose ends have the NICs that rings have used least.
+  // Along cycle j of a host's mesh. With other hosts in the ring, one of the cycle's links is left
+  // out: the one whose ends have the NICs that rings have used least.
   void along(const Mesh& m, uint32_t host, uint32_t j, std::vector<Rank>* ring) {
     const std::vector<Rank>& ranks = ranks_of(host);
     const Cycle& cycle = m.cycles.empty() ? m.best : m.cycles[j % m.cycles.size()];
@@ -330,7 +334,8 @@ class Orders {
       ++used_[t_.exit_of(ranks[cycle[first]])];
       ++used_[t_.exit_of(ranks[cycle[(first + cycle.size() - 1) % cycle.size()]])];
     }
-    for (size_t i = 0; i < cycle.size(); ++i) ring->push_back(ranks[cycle[(first + i) % cycle.size()]]);
+    for (size_t i = 0; i < cycle.size(); ++i)
+      ring->push_back(ranks[cycle[(first + i) % cycle.size()]]);
   }
 
   void visit_tree(uint32_t place, std::vector<Rank>* order) {
@@ -339,8 +344,8 @@ class Orders {
     order->insert(order->end(), p.ranks.begin(), p.ranks.end());
     for (uint32_t i : p.inside) visit_tree(i, order);
     if (!is_host(place) || hosts_.size() < 2 || order->size() - begin < 2) return;
-    // The rank that is nearest to its NIC comes first; its containers come with it, so that they stay
-    // in one piece.
+    // The rank that is nearest to its NIC comes first; its containers come with it, so that they
+    // stay in one piece.
     Rank best = (*order)[begin];
     double least = INFINITY;
     for (size_t i = begin; i < order->size(); ++i)
@@ -361,7 +366,8 @@ class Orders {
   void lead(uint32_t place, Rank first, std::vector<Rank>* order) const {
     const Place& p = places_[place];
     std::vector<uint32_t> inside = p.inside;
-    std::stable_partition(inside.begin(), inside.end(), [&](uint32_t i) { return holds(i, first); });
+    std::stable_partition(inside.begin(), inside.end(),
+                          [&](uint32_t i) { return holds(i, first); });
     std::vector<Rank> own = p.ranks;
     std::stable_partition(own.begin(), own.end(), [&](Rank r) { return r == first; });
     const bool here = !own.empty() && own[0] == first;

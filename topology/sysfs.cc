@@ -50,7 +50,8 @@ bool is_busid(const std::string& name) {
   if (n < 12 || n > 16 || name[n - 2] != '.' || name[n - 5] != ':' || name[n - 8] != ':')
     return false;
   for (size_t i = 0; i < n; ++i)
-    if (i != n - 2 && i != n - 5 && i != n - 8 && !std::isxdigit(static_cast<unsigned char>(name[i])))
+    if (i != n - 2 && i != n - 5 && i != n - 8 &&
+        !std::isxdigit(static_cast<unsigned char>(name[i])))
       return false;
   return true;
 }
@@ -182,7 +183,8 @@ PartId Sysfs::numa_part(const std::string& device_path, const std::string& what)
 double Sysfs::pci_link(const std::string& folder, const std::string& above) const {
   auto most = [&](const std::string& end) {
     std::string speed, width;
-    if (!read(end + "/max_link_speed", &speed) || !read(end + "/max_link_width", &width)) return 0.0;
+    if (!read(end + "/max_link_speed", &speed) || !read(end + "/max_link_width", &width))
+      return 0.0;
     return pci_bandwidth(leading_number(speed), to_int(width, 0));
   };
   const double own = most(folder), other = above.empty() ? 0 : most(above);
@@ -291,11 +293,13 @@ void Sysfs::add_nics() {
     if (read(folder + "/speed", &text, &why) && to_int(text, -1) > 0)
       found.bandwidth = to_int(text, 0) * 1e6 / 8;
     else if (found.up && !found.device.empty())
-      m_->missing.push_back(fmt::format("{}: its speed ({})", name,
-                                        text.empty() ? "speed: " + why : "the kernel says " + text));
+      m_->missing.push_back(fmt::format(
+          "{}: its speed ({})", name, text.empty() ? "speed: " + why : "the kernel says " + text));
     std::error_code error;
-    if (!found.device.empty()) physical.push_back(found);
-    else if (found.up && !fs::exists(folder + "/bridge", error)) virtual_ones.push_back(found);
+    if (!found.device.empty())
+      physical.push_back(found);
+    else if (found.up && !fs::exists(folder + "/bridge", error))
+      virtual_ones.push_back(found);
   }
   std::set<std::string> served;  // devices whose InfiniBand or RoCE ports are known
   bool any_up = false;
@@ -313,14 +317,15 @@ void Sysfs::add_nics() {
       if (read(at + "/rate", &text, &why) && leading_number(text) > 0)
         p.bandwidth = leading_number(text) * 1e9 / 8;
       else
-        m_->missing.push_back(fmt::format("{}: its speed (rate: {})", p.name,
-                                          text.empty() ? why : text));
+        m_->missing.push_back(
+            fmt::format("{}: its speed (rate: {})", p.name, text.empty() ? why : text));
       read(at + "/state", &text);
       p.up = text.find("ACTIVE") != std::string::npos;
       any_up |= p.up;
       for (const Interface& i : physical)
         if (i.device == device) p.interface = i.name;
-      if (!p.up) m_->missing.push_back(fmt::format("{}: carries nothing (state: {})", p.name, text));
+      if (!p.up)
+        m_->missing.push_back(fmt::format("{}: carries nothing (state: {})", p.name, text));
       ports.push_back(std::move(p));
     }
     if (device.empty() || ports.empty()) {

@@ -151,8 +151,8 @@ struct TransportOptions {
   bool process_vm = true;             // shm: allow process_vm_readv/writev where a probe succeeds
   Clock::duration connect_timeout = std::chrono::seconds(30);
   std::string host_id;  // shm: TUTTI_HOST_ID; only ranks with equal ids share a host
-  // Asked while connect() waits: why it need not wait any longer. A rank that dies then may not have
-  // come far enough for the transport to notice.
+  // Asked while connect() waits: why it need not wait any longer. A rank that dies then may not
+  // have come far enough for the transport to notice.
   std::function<Status()> interrupted;
 };
 
@@ -175,7 +175,8 @@ class Transport {
   // connecting: until then send says again and peek says again.
   virtual Result<Endpoint*> open(Rank peer, uint32_t lane, const EndpointOptions& options) = 0;
 
-  // Peers that have left, orderly or not, or whose connections broke, as far as progress() has seen.
+  // Peers that have left, orderly or not, or whose connections broke, as far as progress() has
+  // seen.
   virtual std::vector<Rank> lost() const = 0;
 
   // Drives connecting, accepting, reading. Not ok: a peer is gone (the first one seen, named).

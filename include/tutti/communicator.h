@@ -1,7 +1,8 @@
 // Communicator: a group of ranks and the collectives among them.
 //
-//   auto comm = tutti::Communicator::from_environment();            // under tutti run, torchrun, mpirun, srun
-//   tutti::Status s = comm->all_reduce(in, out, n, tutti::DType::float32, tutti::ReduceOp::sum);
+//   auto comm = tutti::Communicator::from_environment();            // under tutti run, torchrun,
+//   mpirun, srun tutti::Status s = comm->all_reduce(in, out, n, tutti::DType::float32,
+//   tutti::ReduceOp::sum);
 //
 // `count` is always the elements of one block: per-rank contribution for all_gather, gather and
 // all_to_all (one destination's share), per-rank result for reduce_scatter and scatter, the whole
@@ -42,7 +43,7 @@ struct Reduction {
 class Work {
  public:
   bool done() const;
-  Status wait();  // blocks; the operation's Status
+  Status wait();                                      // blocks; the operation's Status
   Status wait_for(std::chrono::nanoseconds timeout);  // Code::in_progress when not done in time
   struct [[gnu::visibility("hidden")]] State;
   explicit Work(std::shared_ptr<State> state = nullptr) : state_(std::move(state)) {}
@@ -96,7 +97,8 @@ class Communicator {
   Work reduce_scatter_async(const void* send, void* recv, size_t count, DType dtype, Reduction op);
   Work all_gather_async(const void* send, void* recv, size_t count, DType dtype);
   Work broadcast_async(const void* send, void* recv, size_t count, DType dtype, Rank root);
-  Work reduce_async(const void* send, void* recv, size_t count, DType dtype, Reduction op, Rank root);
+  Work reduce_async(const void* send, void* recv, size_t count, DType dtype, Reduction op,
+                    Rank root);
   Work all_to_all_async(const void* send, void* recv, size_t count, DType dtype);
   Work barrier_async();
   // Any sequence of blocking calls as one operation of the progress thread: a stream of its own.
@@ -104,15 +106,15 @@ class Communicator {
 
   // Communicators from this one. `config` null: this one's settings.
   //
-  // Collective over all ranks. Those that pass the same color (>= 0) form a communicator, ordered by
-  // key and then by rank here; k_no_color gives a null pointer. Errors: invalid_argument on all ranks
-  // naming the one whose color is neither; the parent stays as it was.
+  // Collective over all ranks. Those that pass the same color (>= 0) form a communicator, ordered
+  // by key and then by rank here; k_no_color gives a null pointer. Errors: invalid_argument on all
+  // ranks naming the one whose color is neither; the parent stays as it was.
   static constexpr int k_no_color = -1;
   Result<std::unique_ptr<Communicator>> split(int color, int key, const Config* config = nullptr);
-  // Called by every rank that is not in `excluded` (the same set on each, any order); the others may
-  // be dead. Keeps the order of ranks. Works after an error, abort() or revoke().
-  // Errors: invalid_argument (own rank or an unknown one excluded), invalid_usage naming ranks whose
-  // sets differ, remote_error naming a rank that died meanwhile, timeout naming who did not come.
+  // Called by every rank that is not in `excluded` (the same set on each, any order); the others
+  // may be dead. Keeps the order of ranks. Works after an error, abort() or revoke(). Errors:
+  // invalid_argument (own rank or an unknown one excluded), invalid_usage naming ranks whose sets
+  // differ, remote_error naming a rank that died meanwhile, timeout naming who did not come.
   Result<std::unique_ptr<Communicator>> shrink(std::span<const Rank> excluded,
                                                const Config* config = nullptr);
   // The id under which new ranks enter: called by one rank, which hands it to them and to grow().
@@ -132,7 +134,8 @@ class Communicator {
   // Among the ranks that live (after ULFM's MPIX_Comm_agree): every one that returns ok returns the
   // same flags (AND of what the survivors passed) and the same failed set (their union), even when
   // more ranks die meanwhile. Works on a broken or revoked communicator. Errors: timeout naming the
-  // ranks that live, or may live, but did not answer; call again to resume (all attempts' flags count).
+  // ranks that live, or may live, but did not answer; call again to resume (all attempts' flags
+  // count).
   struct Agreement {
     uint64_t flags = ~uint64_t{0};
     std::vector<Rank> failed;
@@ -149,8 +152,9 @@ class Communicator {
   // "all_reduce 4194304 B: direct_two_shot over shm (process_vm), 1 round": how a call would run.
   std::string explain(Collective collective, size_t count, DType dtype, Rank root = 0,
                       bool in_place = false);
-  // Seconds that a call would take, by the tuner's prices, without making it (`count` as in the call;
-  // reductions by sum). Local. Errors: invalid_argument; unsupported when nothing serves the call.
+  // Seconds that a call would take, by the tuner's prices, without making it (`count` as in the
+  // call; reductions by sum). Local. Errors: invalid_argument; unsupported when nothing serves the
+  // call.
   Result<double> estimate(Collective collective, size_t count, DType dtype, Rank root = 0);
   // Watchdog: called from a thread of the library when an operation is later than
   // Config::late_after, once per operation, with a sentence that names rank, peers and sequence.
@@ -177,4 +181,4 @@ Status mem_free(void* memory);
 // "0.1.0"
 const char* version();
 
-}  // namespace tutti
+}  // namespace gnu::visibility("default")]]tutti

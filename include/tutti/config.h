@@ -20,7 +20,8 @@ struct Config {
   std::string socket_family;
   // tcp connections per peer. TUTTI_SOCKET_CONNECTIONS.
   uint32_t socket_connections = 1;
-  // Distinguishes hosts that look the same, or joins what looks different. TUTTI_HOST_ID or NCCL_HOSTID.
+  // Distinguishes hosts that look the same, or joins what looks different. TUTTI_HOST_ID or
+  // NCCL_HOSTID.
   std::string host_id;
   // What this rank's host looks like, instead of what its kernel shows: a file (NCCL's or hwloc's
   // XML) or the name of a recorded machine (`tutti topo --list`). Read by the first rank of each
@@ -31,7 +32,8 @@ struct Config {
   // are a group of the hierarchy. Read by the first rank of each host. TUTTI_SWITCHES, or what
   // Slurm says.
   std::string switches;
-  // Allow process_vm_readv/writev between ranks of a host where a probe succeeds. TUTTI_PROCESS_VM=0.
+  // Allow process_vm_readv/writev between ranks of a host where a probe succeeds.
+  // TUTTI_PROCESS_VM=0.
   bool process_vm = true;
   // From this many bytes on, ranks that share windows reduce private buffers through
   // process_vm_readv/writev instead of copying them through the windows. TUTTI_PROCESS_VM_BYTES.
@@ -44,13 +46,14 @@ struct Config {
   double timeout = 0;
   // Algorithm override, "all_reduce:0-64K:direct_one_shot;64K-inf:ring". TUTTI_TUNE.
   std::string tune;
-  // A file of this machine's prices, as `tutti tune` writes it; empty: those built in. TUTTI_PROFILE (a
-  // path, or "none"); unset: tutti/profile.json below $XDG_CACHE_HOME or ~/.cache, where that exists.
-  // Rank 0's counts for all; ranks with another one are named in a warning. docs/simulator.md.
+  // A file of this machine's prices, as `tutti tune` writes it; empty: those built in.
+  // TUTTI_PROFILE (a path, or "none"); unset: tutti/profile.json below $XDG_CACHE_HOME or ~/.cache,
+  // where that exists. Rank 0's counts for all; ranks with another one are named in a warning.
+  // docs/simulator.md.
   std::string profile;
-  // "on": where prices are close, calls are measured and the fastest algorithm stays ("off": never). Empty:
-  // on where rank 0 has a profile, beside which what was learnt is kept. Never with `deterministic`.
-  // TUTTI_FEEDBACK=0|1.
+  // "on": where prices are close, calls are measured and the fastest algorithm stays ("off":
+  // never). Empty: on where rank 0 has a profile, beside which what was learnt is kept. Never with
+  // `deterministic`. TUTTI_FEEDBACK=0|1.
   std::string feedback;
   // Same algorithm and order across sizes. TUTTI_DETERMINISTIC=1.
   bool deterministic = false;
@@ -79,4 +82,4 @@ struct Config {
   static std::vector<std::string> unknown_variables();
 };
 
-}  // namespace tutti
+}  // namespace gnu::visibility("default")]]tutti

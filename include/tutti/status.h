@@ -61,8 +61,8 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::in_place_index<0>, std::move(value)) {}          // NOLINT
-  Result(Status status) : value_(std::in_place_index<1>, std::move(status)) {}   // NOLINT
+  Result(T value) : value_(std::in_place_index<0>, std::move(value)) {}         // NOLINT
+  Result(Status status) : value_(std::in_place_index<1>, std::move(status)) {}  // NOLINT
 
   bool ok() const { return value_.index() == 0; }
   explicit operator bool() const { return ok(); }
@@ -80,11 +80,10 @@ class [[nodiscard]] Result {
   std::variant<T, Status> value_;
 };
 
-}  // namespace tutti
+}  // namespace gnu::visibility("default")]]tutti
 
 // Return early with the Status of `expression` unless it is ok.
-#define TUTTI_RETURN_IF_ERROR(expression)                        \
-  do {                                                           \
-    if (::tutti::Status tutti_status_ = (expression); !tutti_status_.ok()) \
-      return tutti_status_;                                      \
+#define TUTTI_RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                           \
+    if (::tutti::Status tutti_status_ = (expression); !tutti_status_.ok()) return tutti_status_; \
   } while (false)

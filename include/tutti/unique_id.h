@@ -26,4 +26,4 @@ struct UniqueId {
   bool operator==(const UniqueId&) const = default;
 };
 
-}  // namespace tutti
+}  // namespace gnu::visibility("default")]]tutti

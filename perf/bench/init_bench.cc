@@ -2,10 +2,10 @@
 //
 //   init_bench [RANKS] [REPEATS]
 //
-// Forks RANKS processes (8), REPEATS times (9). Each, once all have started, makes a communicator from
-// an id that rank 0 hands over, all-reduces 4 B to 4 MiB, makes a second one over the same ranks and
-// all-reduces 4 B with it. Printed: median over the repeats of the slowest rank's time to make the
-// first and the second communicator, and of the largest growth of a rank's Pss by each.
+// Forks RANKS processes (8), REPEATS times (9). Each, once all have started, makes a communicator
+// from an id that rank 0 hands over, all-reduces 4 B to 4 MiB, makes a second one over the same
+// ranks and all-reduces 4 B with it. Printed: median over the repeats of the slowest rank's time to
+// make the first and the second communicator, and of the largest growth of a rank's Pss by each.
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -88,7 +88,8 @@ Status run_rank(Board& board, Rank rank, uint32_t ranks) {
 
 // The largest figure of any rank; false when a rank failed.
 bool repeat(uint32_t ranks, Figures* largest) {
-  void* memory = mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return false;
   Board& board = *new (memory) Board();
   std::vector<pid_t> children;
@@ -133,9 +134,9 @@ int main(int argc, char** argv) {
               [&](const Figures& a, const Figures& b) { return a[figure] < b[figure]; });
     return all[all.size() / 2][figure];
   };
-  fmt::print("{} processes, median of {}: first communicator {:.1f} ms, {:.1f} MiB a rank (Pss); "
-             "second {:.1f} ms, {:.2f} MiB\n",
-             ranks, repeats, median(first_ms), median(first_mib), median(second_ms),
-             median(second_mib));
+  fmt::print(
+      "{} processes, median of {}: first communicator {:.1f} ms, {:.1f} MiB a rank (Pss); "
+      "second {:.1f} ms, {:.2f} MiB\n",
+      ranks, repeats, median(first_ms), median(first_mib), median(second_ms), median(second_mib));
   return 0;
 }

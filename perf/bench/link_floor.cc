@@ -2,10 +2,10 @@
 //
 //   link_floor INDEX BYTES ITERATIONS ADDRESS:PORT...
 //
-// Run once on every host, INDEX being its place in the list. All hosts at once send BYTES to the next
-// in the list while they receive as much from the one before: the traffic of an all-reduce over links
-// of one NIC a host, without its dependencies. The first host prints the median milliseconds of the
-// iterations, each the slowest host's.
+// Run once on every host, INDEX being its place in the list. All hosts at once send BYTES to the
+// next in the list while they receive as much from the one before: the traffic of an all-reduce
+// over links of one NIC a host, without its dependencies. The first host prints the median
+// milliseconds of the iterations, each the slowest host's.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -105,8 +105,8 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "usage: link_floor INDEX BYTES ITERATIONS ADDRESS:PORT ADDRESS:PORT...\n");
     return 2;
   }
-  const tutti::Status status = tutti::run(static_cast<size_t>(index), static_cast<size_t>(bytes),
-                                          iterations, hosts);
+  const tutti::Status status =
+      tutti::run(static_cast<size_t>(index), static_cast<size_t>(bytes), iterations, hosts);
   if (!status.ok()) fmt::print(stderr, "link_floor: {}\n", status.to_string());
   return status.ok() ? 0 : 1;
 }

@@ -113,9 +113,10 @@ uint64_t total_steps(const std::string& algorithm, uint32_t ranks) {
 int table(uint32_t ranks, const std::vector<std::string>& only) {
   const std::vector<size_t> small = {4, 4096}, all = {4, 4096, 65536, 1 << 20};
   int failures = 0;
-  fmt::print("| algorithm, {} ranks | init (s) | 4 B (s) | 4 KiB (s) | 64 KiB (s) | 1 MiB (s) | "
-             "steps | us per rank-step at 4 B | MiB |\n|---|---|---|---|---|---|---|---|---|\n",
-             ranks);
+  fmt::print(
+      "| algorithm, {} ranks | init (s) | 4 B (s) | 4 KiB (s) | 64 KiB (s) | 1 MiB (s) | "
+      "steps | us per rank-step at 4 B | MiB |\n|---|---|---|---|---|---|---|---|---|\n",
+      ranks);
   for (const Algorithm& algorithm : algorithms()) {
     const std::string name(algorithm.name);
     if (!algorithm.supports({Collective::all_reduce, ranks, 0, false, 0, {}}).ok()) continue;

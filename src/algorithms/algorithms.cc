@@ -148,7 +148,8 @@ bool chapter_in_place_differs(const Chapter& chapter, Collective collective, uin
 // Algorithm holds plain function pointers, so each chapter gets four functions of its own.
 template <size_t I>
 constexpr Algorithm row() {
-  return {k_chapters[I].name, k_chapters[I].summary,
+  return {k_chapters[I].name,
+          k_chapters[I].summary,
           [](const PlanRequest& request) { return chapter_supports(k_chapters[I], request); },
           [](const PlanRequest& request) { return chapter_make(k_chapters[I], request); },
           [](const PlanRequest& request) { return chapter_cost(k_chapters[I], request); },

@@ -11,14 +11,14 @@ Result<PlanPtr> make_on_orders(const Algorithm& algorithm, const PlanRequest& re
   std::vector<Strand> strands;
   TUTTI_RETURN_IF_ERROR(algorithm.supports(request).with_context(std::string(algorithm.name)));
   for (const std::vector<Rank>& order : orders)
-    if (order.size() != request.ranks || std::any_of(order.begin(), order.end(), [&](Rank r) {
-          return r >= request.ranks;
-        }))
+    if (order.size() != request.ranks ||
+        std::any_of(order.begin(), order.end(), [&](Rank r) { return r >= request.ranks; }))
       return Status(Code::invalid_argument, "an order of other ranks than the plan's");
   for (const std::vector<Rank>& order : orders) {
     PlanRequest played = request;
     if (is_rooted(request.collective))
-      played.root = static_cast<Rank>(std::find(order.begin(), order.end(), request.root) - order.begin());
+      played.root =
+          static_cast<Rank>(std::find(order.begin(), order.end(), request.root) - order.begin());
     if (request.chunks > 0)
       played.chunks = std::max<uint32_t>(1, request.chunks / static_cast<uint32_t>(orders.size()));
     for (size_t l = 0; l < played.hierarchy.level.size(); ++l)

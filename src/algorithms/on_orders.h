@@ -1,5 +1,5 @@
-// Algorithms on orders of ranks that follow the links (topology/orders.h): one order relabels the plan,
-// several share the chunks among them, each on lanes of its own.
+// Algorithms on orders of ranks that follow the links (topology/orders.h): one order relabels the
+// plan, several share the chunks among them, each on lanes of its own.
 #pragma once
 
 #include <vector>

@@ -1,5 +1,6 @@
-// TUTTI_HD marks functions that must also run on a device: schedules, arithmetic, the interpreter of
-// device programs. Empty without CUDA. TUTTI_HD_UNROLL(n) unrolls the loop that follows, everywhere.
+// TUTTI_HD marks functions that must also run on a device: schedules, arithmetic, the interpreter
+// of device programs. Empty without CUDA. TUTTI_HD_UNROLL(n) unrolls the loop that follows,
+// everywhere.
 #pragma once
 
 #if defined(__CUDACC__)

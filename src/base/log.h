@@ -15,7 +15,8 @@ namespace tutti {
 
 enum class LogLevel : unsigned char { quiet, warn, info, trace };
 
-// The path that a pattern of NCCL_DEBUG_FILE means: %h is the host, %p the process, %% a percent sign.
+// The path that a pattern of NCCL_DEBUG_FILE means: %h is the host, %p the process, %% a percent
+// sign.
 std::string log_path(const std::string& pattern);
 
 // "WARN", "INFO", "TRACE" or "" (quiet).

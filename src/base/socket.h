@@ -1,6 +1,7 @@
 // TCP sockets with deadlines: every call here is bounded in time, safe against EINTR and SIGPIPE,
-// and every descriptor is non-blocking and close-on-exec. Messages name the address. When descriptors
-// run out, the process's soft RLIMIT_NOFILE is raised to the hard one before that is an error.
+// and every descriptor is non-blocking and close-on-exec. Messages name the address. When
+// descriptors run out, the process's soft RLIMIT_NOFILE is raised to the hard one before that is an
+// error.
 #pragma once
 
 #include <poll.h>

@@ -24,7 +24,8 @@ Result<PlanPtr> device_plan(const DevicePlanRequest& request) {
       wanted.in_place = true;
       return make_plan(request.small ? "direct_one_shot" : "direct_two_shot", wanted);
     case Collective::all_to_all:
-      // Every block is sent, by copy, before its place is received into: it serves one buffer as well.
+      // Every block is sent, by copy, before its place is received into: it serves one buffer as
+      // well.
       return make_plan("direct", wanted);
     default:
       wanted.in_place = request.in_place;

@@ -1,5 +1,5 @@
-// Which plan runs a collective between devices that write into each other's windows: everyone reaches everyone,
-// so nothing is forwarded. By size alone; nobody has measured it on devices yet.
+// Which plan runs a collective between devices that write into each other's windows: everyone
+// reaches everyone, so nothing is forwarded. By size alone; nobody has measured it on devices yet.
 #pragma once
 
 #include "src/plan/plan.h"

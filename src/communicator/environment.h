@@ -16,8 +16,8 @@ namespace tutti {
 
 using Variables = std::map<std::string, std::string>;
 
-// The environment of this process, and NCCL_* from NCCL's files where they are not set: the one that
-// NCCL_CONF_FILE names or ~/.nccl.conf, then /etc/nccl.conf (config.cc).
+// The environment of this process, and NCCL_* from NCCL's files where they are not set: the one
+// that NCCL_CONF_FILE names or ~/.nccl.conf, then /etc/nccl.conf (config.cc).
 Variables read_environment();
 // Config::from_environment() on given variables.
 Result<Config> config_from(const Variables& variables);
@@ -27,8 +27,8 @@ std::vector<std::string> unknown_variables(const Variables& variables);
 // Where the profile is looked for when nothing names one; empty where there is no home.
 std::string default_profile_path();
 
-// NCCL_ALGO ("Ring", "Tree", "allreduce:tree;broadcast:ring") as a Config::tune. Names that tutti does
-// not have, and exclusions (^), leave the choice to the planner.
+// NCCL_ALGO ("Ring", "Tree", "allreduce:tree;broadcast:ring") as a Config::tune. Names that tutti
+// does not have, and exclusions (^), leave the choice to the planner.
 std::string tune_from_nccl_algo(const std::string& algorithms);
 
 struct LaunchInfo {

@@ -191,9 +191,9 @@ Result<std::unique_ptr<Communicator::Impl::Entry>> Communicator::Impl::make_entr
     entry->shared = true;
     return entry;
   }
-  // In place is this rank's own matter (decision 0003): the signature leaves it out. Where its forms
-  // differ in messages, all ranks run the same one: that in place for all_reduce, where the way there
-  // is a copy from input to output, else that out of place, after a copy of the input.
+  // In place is this rank's own matter (decision 0003): the signature leaves it out. Where its
+  // forms differ in messages, all ranks run the same one: that in place for all_reduce, where the
+  // way there is a copy from input to output, else that out of place, after a copy of the input.
   const Planner::Call wanted = planned(call);
   if (feedback_ != nullptr && call.collective != Collective::barrier)
     entry->trial = feedback_->trial_for(*planner_, wanted, call.count);
@@ -397,8 +397,8 @@ std::string Communicator::Impl::describe_peer(Rank peer) const {
 
 // --- the latch
 
-// A peer that has given up this call owns its buffers again: what this rank has read from them may be
-// anything. But it has posted its error before, so who finds none now has read the right bytes.
+// A peer that has given up this call owns its buffers again: what this rank has read from them may
+// be anything. But it has posted its error before, so who finds none now has read the right bytes.
 Status Communicator::Impl::settle(Status status, const char* what) {
   if (!status.ok()) return finish(std::move(status), what);
   if (!reads_peers_) return status;
@@ -525,7 +525,8 @@ std::string Communicator::Impl::explain(const Entry& entry, const Call& call) co
                        shared_->one_shot(bytes) ? "direct_one_shot" : "direct_two_shot", where,
                        shared_->last_path());
   return fmt::format("{} {} B: {} over {}, {} round{}", name(call.collective), bytes,
-                     entry.bound->request.plan->algorithm(), where, entry.bound->layout.rounds(), entry.bound->layout.rounds() == 1 ? "" : "s");
+                     entry.bound->request.plan->algorithm(), where, entry.bound->layout.rounds(),
+                     entry.bound->layout.rounds() == 1 ? "" : "s");
 }
 
 }  // namespace tutti

@@ -184,7 +184,7 @@ class Communicator::Impl final : public Monitor {
   PeerTable peers_;
   std::unique_ptr<Router> router_;
   std::unique_ptr<Planner> planner_;
-  std::unique_ptr<Feedback> feedback_;  // null: off
+  std::unique_ptr<Feedback> feedback_;        // null: off
   std::string learnt_file_, learnt_section_;  // of rank 0; empty: nothing is kept
   std::unique_ptr<CpuExecutor> executor_;
   std::unique_ptr<SharedDirect> shared_;

@@ -19,9 +19,9 @@ struct PeerIdentity {
   uint64_t process = 0;  // hash of host, pid and start time of the process
   uint64_t config = 0;   // hash of the settings that must agree
   uint32_t pid = 0;
-  uint32_t version = 0;  // of the library
-  uint64_t machine = 0;  // hash of the boot id: which ranks share CPUs
-  uint32_t cpus = 0;     // of that machine, as far as this rank's control group may use them
+  uint32_t version = 0;     // of the library
+  uint64_t machine = 0;     // hash of the boot id: which ranks share CPUs
+  uint32_t cpus = 0;        // of that machine, as far as this rank's control group may use them
   PackedAddress council{};  // where this rank's council is reached; nothing among threads
   std::string host_name;
   std::string allowed;  // CPUs that the rank may run on, "0-3,8"; empty where that is not known

@@ -25,8 +25,8 @@ constexpr uint8_t k_memory_inside = 4;  // no rank talks through sockets to one 
 // Bytes of the report on a host; the exchange takes 64 KiB of a rank, its tuning included.
 constexpr size_t k_most_report = 60 * 1024, k_least_report = 4 * 1024;
 
-// From so many ranks per CPU on, a rank that finds nothing to do blocks: yielding would pass the CPU
-// through all the others that wait too, before the one that can go on gets it. Ranks that share
+// From so many ranks per CPU on, a rank that finds nothing to do blocks: yielding would pass the
+// CPU through all the others that wait too, before the one that can go on gets it. Ranks that share
 // windows are never so many; their flags ring no bells.
 constexpr uint32_t k_block_at_once = 32;
 
@@ -69,8 +69,13 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
 
 BootstrapOptions Communicator::Impl::bootstrap_options(Rank rank, uint32_t ranks,
                                                        const Config& config) {
-  return {rank,          ranks, config.socket_interface, config.socket_family,
-          after(config.init_timeout), k_plan_format, {}};
+  return {rank,
+          ranks,
+          config.socket_interface,
+          config.socket_family,
+          after(config.init_timeout),
+          k_plan_format,
+          {}};
 }
 
 Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::join(const UniqueId& id, Rank rank,
@@ -124,11 +129,12 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
   executor_ = std::make_unique<CpuExecutor>(*router_, *this, policy_);
   exchange_ = std::make_unique<Exchange>(*router_, *this, policy_);
   if (log_.on(LogLevel::info))
-    log_.write(LogLevel::info,
-               fmt::format("joined: tutti {}, {} ranks on {} hosts over {}; {} CPUs here, {}", version(),
-                           ranks_, peers_.hosts(), transport_names(), available_cpus(),
-                           policy_.spins == 0 ? "waiting yields at once"
-                                              : fmt::format("waiting spins {} times", policy_.spins)));
+    log_.write(
+        LogLevel::info,
+        fmt::format("joined: tutti {}, {} ranks on {} hosts over {}; {} CPUs here, {}", version(),
+                    ranks_, peers_.hosts(), transport_names(), available_cpus(),
+                    policy_.spins == 0 ? "waiting yields at once"
+                                       : fmt::format("waiting spins {} times", policy_.spins)));
   return {};
 }
 
@@ -152,8 +158,8 @@ void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) 
   // rank that is waited for whenever other programs or containers share the machine.
   const bool crowded = static_cast<uint32_t>(here) > available_cpus();
   policy_.spins = crowded ? 0 : config_.spin > 0 ? config_.spin : 200;
-  if (static_cast<uint32_t>(here) > std::max(k_block_at_once * available_cpus(),
-                                             uint32_t{SharedDirect::k_max_ranks})) {
+  if (static_cast<uint32_t>(here) >
+      std::max(k_block_at_once * available_cpus(), uint32_t{SharedDirect::k_max_ranks})) {
     policy_.check_every = 2;
     policy_.block_after = {};
     policy_.block_for = std::chrono::milliseconds(100);
@@ -289,8 +295,7 @@ Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
   for (Rank r = 0; r < ranks_; ++r) one &= r == rank_ || &router_->transport(r) == neighbour;
   if (!one) bits &= ~k_all_shared;
   for (Rank r = 0; r < ranks_; ++r)
-    if (r != rank_ && peers_.host[r] == peers_.host[rank_] &&
-        router_->transport(r).name() == "tcp")
+    if (r != rank_ && peers_.host[r] == peers_.host[rank_] && router_->transport(r).name() == "tcp")
       bits &= ~k_memory_inside;
   const bool reads = rank_ == 0 && !config_.profile.empty();
   const Tuning mine = Tuning::of_this_rank(

@@ -47,7 +47,8 @@ Status Allocation::on_own_stream(const char* function, Enqueue&& enqueue) const 
   TUTTI_RETURN_IF_ERROR(scope.status());
   RelaxedCapture relaxed(driver);
   Stream stream = nullptr;
-  TUTTI_RETURN_IF_ERROR(driver.check(driver.stream_create(&stream, k_stream_non_blocking), "cuStreamCreate"));
+  TUTTI_RETURN_IF_ERROR(
+      driver.check(driver.stream_create(&stream, k_stream_non_blocking), "cuStreamCreate"));
   Status status = driver.check(enqueue(driver, stream), function);
   if (status.ok()) status = driver.check(driver.stream_synchronize(stream), "cuStreamSynchronize");
   driver.stream_destroy(stream);

@@ -253,7 +253,8 @@ uint64_t chunk_limit(const Shape& shape, Wire wire, const WindowShape& window, u
   // Scratch of several generations must not grow with the call.
   if (wire == Wire::direct) return shape.scratch > shape.chunks ? uint64_t{4} << 20 : 0;
   // A worker's share of a chunk is rounded up to a cache line.
-  return std::max<uint64_t>(k_least_chunk, (slot_bytes(wire, window) / shape.longest - 64) * workers);
+  return std::max<uint64_t>(k_least_chunk,
+                            (slot_bytes(wire, window) / shape.longest - 64) * workers);
 }
 
 Status check(const PlanCall& call, const WindowShape& window) {
@@ -266,14 +267,17 @@ Status check(const PlanCall& call, const WindowShape& window) {
   if (call.wire == Wire::direct) return {};
   const uint32_t depth = std::min(window.depth, k_max_depth), slot = slot_bytes(call.wire, window);
   if (shape.credits > depth)
-    return refuse(plan, fmt::format("{} messages in flight per link, windows have {}", shape.credits, depth));
+    return refuse(
+        plan, fmt::format("{} messages in flight per link, windows have {}", shape.credits, depth));
   // Packets are relaxed words: what another lane of this rank wrote before is not ordered by them.
   if (call.wire == Wire::packets && shape.lanes > 1)
     return refuse(plan, fmt::format("packets give no order among its {} lanes", shape.lanes));
   if (slot == 0)
-    return refuse(plan, call.wire == Wire::packets ? "windows have no slots for packets" : "windows have no slots");
+    return refuse(plan, call.wire == Wire::packets ? "windows have no slots for packets"
+                                                   : "windows have no slots");
   if (slot / shape.longest < k_least_slot)
-    return refuse(plan, fmt::format("messages of {} chunks, slots of {} bytes", shape.longest, slot));
+    return refuse(plan,
+                  fmt::format("messages of {} chunks, slots of {} bytes", shape.longest, slot));
   return {};
 }
 
@@ -307,8 +311,8 @@ Operator operator_of(const PlanCall& call) {
 
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
   if (request.plan->shape().lanes > request.window.lanes)
-    return refuse(*request.plan, fmt::format("{} lanes, windows have {}", request.plan->shape().lanes,
-                                             request.window.lanes));
+    return refuse(*request.plan, fmt::format("{} lanes, windows have {}",
+                                             request.plan->shape().lanes, request.window.lanes));
   Packer packer(base);
   std::vector<DeviceLane> lanes;
   for (Lane l = 0; l < request.plan->shape().lanes; ++l) {

@@ -23,8 +23,8 @@ struct PlanCall {
 };
 
 // How a call is cut into rounds, chunks and workers' shares; pure, the same on every rank.
-// Errors: unsupported when the plan needs more lanes, workers, messages in flight or room in slots than
-// windows have.
+// Errors: unsupported when the plan needs more lanes, workers, messages in flight or room in slots
+// than windows have.
 Result<DeviceCut> cut_of(const PlanCall& call, const WindowShape& window);
 // The most scratch that any call through packets or slots takes, at any size.
 uint64_t scratch_bound(const Plan& plan, const WindowShape& window);
@@ -35,8 +35,9 @@ struct BuildRequest {
   Rank rank = 0;
   WindowShape window;
   std::vector<std::byte*> windows;  // of every rank, as this rank's device addresses them
-  std::byte* scratch = nullptr;     // scratch_bytes() of the largest layout, as the device addresses it
-  Control* control = nullptr;       // likewise
+  std::byte* scratch =
+      nullptr;                 // scratch_bytes() of the largest layout, as the device addresses it
+  Control* control = nullptr;  // likewise
 };
 
 // The program as bytes that hold pointers into themselves: right at one address only.
@@ -45,8 +46,8 @@ struct ProgramImage {
   uint64_t program = 0;  // offset of the DeviceProgram
 };
 
-// The image for the address `base`. Errors: unsupported when the plan needs more lanes, links or operands
-// than windows have.
+// The image for the address `base`. Errors: unsupported when the plan needs more lanes, links or
+// operands than windows have.
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base);
 // The bytes of that image, for allocation; the same for every base.
 Result<uint64_t> program_bytes(const BuildRequest& request);

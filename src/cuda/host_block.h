@@ -27,7 +27,8 @@ struct HostMemory {
   static void store(uint64_t* p, uint64_t v) {
     std::atomic_ref<uint64_t>(*p).store(v, std::memory_order_relaxed);
   }
-  // Others may have to run first, on few cores beside other programs: now and then the thread sleeps.
+  // Others may have to run first, on few cores beside other programs: now and then the thread
+  // sleeps.
   static void pause() {
     thread_local uint32_t turns = 0;
     if (++turns % 16 != 0) {

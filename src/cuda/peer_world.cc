@@ -73,7 +73,8 @@ std::string PeerWorld::obstacle(const std::vector<Member>& members) {
   if (members.size() > k_max_links)
     return fmt::format("{} ranks, at most {}", members.size(), k_max_links);
   for (Rank r = 0; r < members.size(); ++r) {
-    if (members[r].host != members[0].host) return fmt::format("rank 0 and rank {} are on different hosts", r);
+    if (members[r].host != members[0].host)
+      return fmt::format("rank 0 and rank {} are on different hosts", r);
     if (members[r].blocks == 0)
       return fmt::format("the device of rank {} runs no cooperative grids", r);
   }
@@ -89,8 +90,8 @@ WindowShape PeerWorld::default_shape(uint32_t ranks) {
   shape.depth = 4;
   shape.packet_bytes = 4096;
   const uint64_t places = uint64_t{ranks} * shape.lanes * shape.workers * shape.depth;
-  shape.slot_bytes =
-      static_cast<uint32_t>(std::clamp<uint64_t>(k_slots_bytes / places / 4096 * 4096, 4096, 65536));
+  shape.slot_bytes = static_cast<uint32_t>(
+      std::clamp<uint64_t>(k_slots_bytes / places / 4096 * 4096, 4096, 65536));
   return shape;
 }
 
@@ -101,7 +102,8 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
   for (const Member& m : members) blocks = std::min(blocks, m.blocks);
   std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, blocks));
   world->shape_.ranks = static_cast<uint32_t>(members.size());
-  // Whatever fails here, the others are told: they must not wait for this rank, nor go another way than it.
+  // Whatever fails here, the others are told: they must not wait for this rank, nor go another way
+  // than it.
   Offer mine;
   mine.vote = Vote(world->open_own());
   if (world->window_ != nullptr) {
@@ -138,7 +140,8 @@ Status PeerWorld::open_own() {
 
 Status PeerWorld::open_peers(const std::vector<Member>& members, const void* offers) {
   const auto* all = static_cast<const Offer*>(offers);
-  // Only now: until all were here, one of them might still have left an earlier world (Inbox::left).
+  // Only now: until all were here, one of them might still have left an earlier world
+  // (Inbox::left).
   TUTTI_RETURN_IF_ERROR(window_->memory->zero(0, window_->bytes));
   for (Rank r = 0; r < members.size(); ++r) {
     if (members[r].process == runtime_.identity()) {
@@ -240,8 +243,9 @@ Status PeerWorld::prepare(const PlanPtr& plan) {
 Result<DeviceCut> PeerWorld::cut(const PlanPtr& plan, uint64_t count, DType dtype) const {
   const uint32_t lanes = std::max<uint32_t>(1, plan->shape().lanes);
   if (lanes > blocks_)
-    return Status(Code::unsupported, fmt::format("plan {} has {} lanes, a launch may take {} blocks",
-                                                 plan->algorithm(), lanes, blocks_));
+    return Status(Code::unsupported,
+                  fmt::format("plan {} has {} lanes, a launch may take {} blocks",
+                              plan->algorithm(), lanes, blocks_));
   const uint32_t most = std::min(shape_.workers, blocks_ / lanes);
   PlanCall call{plan, count, dtype, ReduceOp::sum, Wire::packets, 1};
   for (; call.workers <= most; call.workers *= 2) {
@@ -278,7 +282,8 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   launch.calls[0].program = programs_[call.plan.get()].address;
   launch.calls[0].buffers.base[static_cast<int>(Buffer::input)] =
       static_cast<std::byte*>(const_cast<void*>(call.input));
-  launch.calls[0].buffers.base[static_cast<int>(Buffer::output)] = static_cast<std::byte*>(call.output);
+  launch.calls[0].buffers.base[static_cast<int>(Buffer::output)] =
+      static_cast<std::byte*>(call.output);
   launch.calls[0].signature = call.signature;
 
   const Driver& driver = runtime_.driver();
@@ -287,8 +292,8 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   TUTTI_RETURN_IF_ERROR(follow_last(stream, *capturing));
   void* parameters[] = {&launch};
   TUTTI_RETURN_IF_ERROR(
-      driver.check(driver.launch_cooperative(*function, launch.lanes * cut->workers, 1, 1, k_block_threads,
-                                             1, 1, 0, stream, parameters),
+      driver.check(driver.launch_cooperative(*function, launch.lanes * cut->workers, 1, 1,
+                                             k_block_threads, 1, 1, 0, stream, parameters),
                    "cuLaunchCooperativeKernel"));
   if (*capturing) return {};
   TUTTI_RETURN_IF_ERROR(driver.check(driver.event_record(last_, stream), "cuEventRecord"));
@@ -306,11 +311,13 @@ Status PeerWorld::error() const {
     return std::atomic_ref<uint64_t>(word).load(std::memory_order_acquire);
   };
   if (const uint64_t peer = read(control()->mismatch); peer != 0)
-    return Status(Code::invalid_usage,
-                  fmt::format("rank {} and rank {} made different calls on device buffers", rank_, peer - 1));
+    return Status(
+        Code::invalid_usage,
+        fmt::format("rank {} and rank {} made different calls on device buffers", rank_, peer - 1));
   if (const uint64_t peer = read(control()->left); peer != 0)
     return Status(Code::remote_error,
-                  fmt::format("rank {}: rank {} left a call on device buffers before its end", rank_, peer - 1));
+                  fmt::format("rank {}: rank {} left a call on device buffers before its end",
+                              rank_, peer - 1));
   return {};
 }
 

@@ -1,12 +1,14 @@
-// One rank of a world in which every rank has a device of its own: its window, the windows of its peers (of
-// this process, or of another one through CUDA IPC), and launches of the plan interpreter, one grid per rank.
+// One rank of a world in which every rank has a device of its own: its window, the windows of its
+// peers (of this process, or of another one through CUDA IPC), and launches of the plan
+// interpreter, one grid per rank.
 //
-// A grid waits for those of its peers, which run at the same time because they run elsewhere. Ranks that share
-// a device have no such promise; they are refused here and go another way.
+// A grid waits for those of its peers, which run at the same time because they run elsewhere. Ranks
+// that share a device have no such promise; they are refused here and go another way.
 //
-// Data crosses in the windows (packets, slots): peers never see the buffers of a call, so these need neither
-// registration nor mapping. A plan's form that holds for two different buffers holds in place as well where all
-// it sends of a chunk is sent before anything is received into that chunk; who chooses plans sees to it.
+// Data crosses in the windows (packets, slots): peers never see the buffers of a call, so these
+// need neither registration nor mapping. A plan's form that holds for two different buffers holds
+// in place as well where all it sends of a chunk is sent before anything is received into that
+// chunk; who chooses plans sees to it.
 #pragma once
 
 #include <functional>
@@ -31,10 +33,12 @@ class PeerWorld {
     uint64_t process = 0;  // equal: one Runtime
     DeviceUuid uuid{};
     int32_t ordinal = 0;
-    uint32_t blocks = 0;  // the most that a launch may take; 0: the device runs no cooperative grids
+    uint32_t blocks =
+        0;  // the most that a launch may take; 0: the device runs no cooperative grids
   };
   // What this rank says; `blocks` 0: as many as the device has multiprocessors.
-  static Member describe(const Runtime& runtime, const Device& device, uint64_t host, uint32_t blocks);
+  static Member describe(const Runtime& runtime, const Device& device, uint64_t host,
+                         uint32_t blocks);
   // Why these ranks cannot be a world of peers: the same on every rank. Empty: they may try.
   static std::string obstacle(const std::vector<Member>& members);
   // The first two ranks on one device; none: {0, 0}.
@@ -42,8 +46,8 @@ class PeerWorld {
 
   // The windows that `make` uses where it is not told otherwise.
   static WindowShape default_shape(uint32_t ranks);
-  // Collective. Errors: unsupported, on every rank alike, naming the rank that could not and why; those of
-  // `gather`.
+  // Collective. Errors: unsupported, on every rank alike, naming the rank that could not and why;
+  // those of `gather`.
   static Result<std::unique_ptr<PeerWorld>> make(Runtime& runtime, Device& device, Rank rank,
                                                  const std::vector<Member>& members,
                                                  const WindowShape& shape, const Gather& gather);
@@ -61,20 +65,21 @@ class PeerWorld {
     void* output = nullptr;
     uint64_t signature = 0;  // equal on ranks that make the same call
   };
-  // Puts the plan's program on the device. A thread that drives several ranks prepares them all before it
-  // launches any: memory may not be had while a grid waits for its peers.
+  // Puts the plan's program on the device. A thread that drives several ranks prepares them all
+  // before it launches any: memory may not be had while a grid waits for its peers.
   Status prepare(const PlanPtr& plan);
-  // Enqueues one call; waits for nothing, may be captured. Calls run in the order of launches, on whatever
-  // streams (captured ones: as their graphs are launched). Errors: unsupported (the plan), device_error,
-  // error().
+  // Enqueues one call; waits for nothing, may be captured. Calls run in the order of launches, on
+  // whatever streams (captured ones: as their graphs are launched). Errors: unsupported (the plan),
+  // device_error, error().
   Status launch(const Call& call, Stream stream);
   // How launch() cuts a call: packets while one round holds it, then slots.
   Result<DeviceCut> cut(const PlanPtr& plan, uint64_t count, DType dtype) const;
 
-  // Every grid, also a later one, leaves as soon as it looks, and so do the peers' that wait for it. From
-  // any thread.
+  // Every grid, also a later one, leaves as soon as it looks, and so do the peers' that wait for
+  // it. From any thread.
   void abort();
-  // ok; invalid_usage: which peer made another call; remote_error: which peer gave one up. From any thread.
+  // ok; invalid_usage: which peer made another call; remote_error: which peer gave one up. From any
+  // thread.
   Status error() const;
   void drain();
 
@@ -108,7 +113,7 @@ class PeerWorld {
   std::unique_ptr<Allocation> control_;
   std::vector<std::unique_ptr<Allocation>> arenas_;  // programs and scratch
   uint64_t arena_used_ = 0, arena_bytes_ = 0;        // of the last one
-  std::byte* scratch_ = nullptr;                     // of all programs: they run one after the other
+  std::byte* scratch_ = nullptr;  // of all programs: they run one after the other
   uint64_t scratch_bytes_ = 0;
   std::map<const Plan*, Program> programs_;
   Event last_ = nullptr;  // after the last launch that was not captured, on last_stream_

@@ -62,8 +62,7 @@ Status PlanWorld::place_programs(const PlanPtr& plan, Bound& bound) {
   BuildRequest request;
   request.plan = plan;
   request.window = shape_;
-  for (Rank r = 0; r < ranks; ++r)
-    request.windows.push_back(windows_->data() + r * shape_.bytes());
+  for (Rank r = 0; r < ranks; ++r) request.windows.push_back(windows_->data() + r * shape_.bytes());
   const auto request_of = [&](Rank r) -> const BuildRequest& {
     request.rank = r;
     request.scratch = bound.scratch_->data() + r * scratch;

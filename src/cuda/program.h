@@ -9,8 +9,8 @@
 // which tells this rank how much the peer has consumed. Message numbers only grow and live in
 // device memory from call to call, so a captured graph can be replayed.
 //
-// A program says who talks to whom, in which order; how a call is cut into bytes is its DeviceCut, which
-// is an argument of the launch. So one program serves every size and type of a plan.
+// A program says who talks to whom, in which order; how a call is cut into bytes is its DeviceCut,
+// which is an argument of the launch. So one program serves every size and type of a plan.
 //
 // Three wire protocols, one per call, the same on every rank:
 //   packets  small: 4 bytes of data and 4 bytes of flag in each 8-byte word; nothing else to wait
@@ -45,8 +45,8 @@ struct alignas(128) Inbox {
   uint64_t tokens;     // tokens sent so far
   Buffers buffers;     // of the sender's current call (direct)
   uint64_t signature;  // of that call
-  // Packets, slots: by message number modulo the depth, the number (high half) and half of the call's
-  // signature, written as one word.
+  // Packets, slots: by message number modulo the depth, the number (high half) and half of the
+  // call's signature, written as one word.
   uint64_t tags[k_max_depth];
   uint64_t left;  // not zero: the sender gave up; like a tag, with number 1
 };

@@ -35,8 +35,8 @@ Result<std::unique_ptr<WindowStore::Window>> WindowStore::take(Device& device, u
     const Driver& driver = runtime_.driver();
     Scope scope(driver, device.context());
     TUTTI_RETURN_IF_ERROR(scope.status());
-    TUTTI_RETURN_IF_ERROR(driver.check(
-        driver.ipc_get(&window->handle, window->memory->address()), "cuIpcGetMemHandle"));
+    TUTTI_RETURN_IF_ERROR(driver.check(driver.ipc_get(&window->handle, window->memory->address()),
+                                       "cuIpcGetMemHandle"));
   }
   return window;
 }
@@ -56,8 +56,8 @@ Result<std::byte*> WindowStore::open(Device& device, const IpcMemHandle& handle)
   TUTTI_RETURN_IF_ERROR(scope.status());
   RelaxedCapture relaxed(driver);
   DevicePtr address = 0;
-  TUTTI_RETURN_IF_ERROR(
-      driver.check(driver.ipc_open(&address, handle, k_ipc_lazy_peer_access), "cuIpcOpenMemHandle"));
+  TUTTI_RETURN_IF_ERROR(driver.check(driver.ipc_open(&address, handle, k_ipc_lazy_peer_access),
+                                     "cuIpcOpenMemHandle"));
   opened_.emplace(key, address);
   return reinterpret_cast<std::byte*>(address);
 }

@@ -1,9 +1,9 @@
-// The windows of this process and its mappings of other processes' windows, kept from communicator to
-// communicator.
+// The windows of this process and its mappings of other processes' windows, kept from communicator
+// to communicator.
 //
-// A driver allows neither to free memory that another process has mapped nor to map memory twice, and a
-// peer that died says nothing. So windows are not freed and mappings stay open until the runtime ends: a
-// communicator gives its window back, and a later one takes it.
+// A driver allows neither to free memory that another process has mapped nor to map memory twice,
+// and a peer that died says nothing. So windows are not freed and mappings stay open until the
+// runtime ends: a communicator gives its window back, and a later one takes it.
 #pragma once
 
 #include <cstring>

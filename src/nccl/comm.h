@@ -86,7 +86,8 @@ class Comm : public std::enable_shared_from_this<Comm> {
   Lane& lane() { return lane_; }
 
   // --- device buffers
-  // What tells communicators of the same ranks apart from all others in this process; empty: unknown.
+  // What tells communicators of the same ranks apart from all others in this process; empty:
+  // unknown.
   void set_world(std::string world) { world_ = std::move(world); }
   const std::string& world() const { return world_; }
   DeviceState& device_state() { return *device_state_; }
@@ -114,7 +115,8 @@ class Comm : public std::enable_shared_from_this<Comm> {
   Status check(Operation* operation);
   // Collectives in order, then the transfers together. Blocks; one thread at a time.
   Status execute(std::span<Operation> operations);
-  // Seconds that execute() would take, by the tuner's prices; waits until the communicator is ready.
+  // Seconds that execute() would take, by the tuner's prices; waits until the communicator is
+  // ready.
   Result<double> estimate(std::span<const Operation> operations);
   // Runs the operation: inline, or on the lane behind what is queued. On a communicator with
   // blocking = 0 it says in_progress.

@@ -80,10 +80,10 @@ std::vector<World> complete_worlds(std::vector<DeviceTask>& tasks) {
 }
 
 Status duplicate_device(Rank a, Rank b) {
-  return invalid_usage(
-      fmt::format("duplicate GPU: rank {} and rank {} are on the same device; TUTTI_MULTI_RANK_GPU=1 or "
-                  "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
-                  a, b));
+  return invalid_usage(fmt::format(
+      "duplicate GPU: rank {} and rank {} are on the same device; TUTTI_MULTI_RANK_GPU=1 or "
+      "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
+      a, b));
 }
 
 Status check_devices(const World& world) {
@@ -155,8 +155,9 @@ uint64_t this_host(const std::string& host_id) {
   return h;
 }
 
-// Collective, on the communicator's lane: the ranks tell each other what devices they have, and make
-// windows where every rank has its own. All of them come to the same end, but for a driver that fails.
+// Collective, on the communicator's lane: the ranks tell each other what devices they have, and
+// make windows where every rank has its own. All of them come to the same end, but for a driver
+// that fails.
 Status meet(cuda::Runtime& runtime, Comm& comm) {
   DeviceState& state = comm.device_state();
   TUTTI_RETURN_IF_ERROR(comm.usable());
@@ -186,8 +187,8 @@ Status meet(cuda::Runtime& runtime, Comm& comm) {
   return {};
 }
 
-// One thread may drive several ranks: they meet at the same time. What was staged before must have gone:
-// the host runs it in the order of the streams, which other ranks do not share.
+// One thread may drive several ranks: they meet at the same time. What was staged before must have
+// gone: the host runs it in the order of the streams, which other ranks do not share.
 Status meet_all(const std::shared_ptr<cuda::Runtime>& runtime, std::vector<DeviceTask>& tasks) {
   struct Outcome {
     std::mutex mutex;
@@ -287,7 +288,8 @@ Status launch_on_peers(std::vector<DeviceTask>& tasks) {
     std::erase_if(task.operations, peers_serve);
   }
   for (const Prepared& p : prepared)
-    TUTTI_RETURN_IF_ERROR(p.peers->launch(p.call, p.stream).with_context(fmt::format("rank {}", p.rank)));
+    TUTTI_RETURN_IF_ERROR(
+        p.peers->launch(p.call, p.stream).with_context(fmt::format("rank {}", p.rank)));
   return {};
 }
 
@@ -321,12 +323,11 @@ void run_staged(const std::weak_ptr<Comm>& weak, cuda::Staging::Ticket* ticket,
   std::shared_ptr<Comm> comm = weak.lock();
   if (comm == nullptr) return ticket->answer();
   Comm& c = *comm;
-  c.post(
-      [&c, operations = std::move(operations)]() mutable { return c.execute(operations); },
-      [comm, ticket](const Status& status) {
-        if (!status.ok()) comm->add_async_error(status);
-        ticket->answer();
-      });
+  c.post([&c, operations = std::move(operations)]() mutable { return c.execute(operations); },
+         [comm, ticket](const Status& status) {
+           if (!status.ok()) comm->add_async_error(status);
+           ticket->answer();
+         });
 }
 
 Result<Staged> post(cuda::Runtime& runtime, DeviceTask& task) {
@@ -362,10 +363,10 @@ Result<Staged> post(cuda::Runtime& runtime, DeviceTask& task) {
     op.recv = staged.ticket->host(3 * i + 1);
     if (staged.ticket->host(3 * i + 2) != nullptr) op.late_scalar = staged.ticket->host(3 * i + 2);
   }
-  TUTTI_RETURN_IF_ERROR(state.staging->post(
-      *staged.ticket, staged.stream,
-      [weak = std::weak_ptr<Comm>(task.comm), ticket = staged.ticket,
-       on_host = std::move(on_host)] { run_staged(weak, ticket, on_host); }));
+  TUTTI_RETURN_IF_ERROR(
+      state.staging->post(*staged.ticket, staged.stream,
+                          [weak = std::weak_ptr<Comm>(task.comm), ticket = staged.ticket,
+                           on_host = std::move(on_host)] { run_staged(weak, ticket, on_host); }));
   return staged;
 }
 

@@ -1,9 +1,10 @@
 // Calls on device buffers: enqueued on their streams, and back. docs/cuda.md has the whole picture.
 //
 // All ranks of a communicator that meet in one group of this process are served by a kernel (or the
-// copy engines) over everybody's buffers. Ranks with a device each on one host run plans through each
-// other's windows. Everything else is staged: through pinned memory and the CPU executor, in stream
-// order. Which of the last two it is, ranks find out together at their first collective on device buffers.
+// copy engines) over everybody's buffers. Ranks with a device each on one host run plans through
+// each other's windows. Everything else is staged: through pinned memory and the CPU executor, in
+// stream order. Which of the last two it is, ranks find out together at their first collective on
+// device buffers.
 #pragma once
 
 #include <atomic>
@@ -28,9 +29,9 @@ struct DeviceTask {
   std::vector<Operation> operations;  // checked, on device
 };
 
-// Enqueues what a group (or one call) does on devices. Waits for nothing but, once in a communicator's life,
-// for all its ranks: at the first collective. Errors: invalid_argument or invalid_usage naming rank and
-// buffer; device_error.
+// Enqueues what a group (or one call) does on devices. Waits for nothing but, once in a
+// communicator's life, for all its ranks: at the first collective. Errors: invalid_argument or
+// invalid_usage naming rank and buffer; device_error.
 Status enqueue_on_devices(std::vector<DeviceTask> tasks);
 
 // What a communicator keeps for it.

@@ -20,8 +20,8 @@ struct Outcome {
 
 }  // namespace
 
-// Operations on device buffers are enqueued from here, all communicators together; what is left of the
-// tasks runs on the host.
+// Operations on device buffers are enqueued from here, all communicators together; what is left of
+// the tasks runs on the host.
 Status Group::enqueue_device_part(std::vector<Task>& tasks) {
   std::vector<DeviceTask> on_device;
   for (Task& task : tasks) {

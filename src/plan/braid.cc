@@ -11,11 +11,12 @@ Status invalid(std::string message) { return {Code::invalid_argument, "braid: " 
 
 // Buffers that hold one block for each rank.
 bool by_rank(Collective c, Buffer buffer) {
-  const bool both = c == Collective::all_to_all || c == Collective::all_to_all_v ||
-                    c == Collective::send_recv;
+  const bool both =
+      c == Collective::all_to_all || c == Collective::all_to_all_v || c == Collective::send_recv;
   if (buffer == Buffer::input)
     return both || c == Collective::reduce_scatter || c == Collective::scatter;
-  return buffer == Buffer::output && (both || c == Collective::all_gather || c == Collective::gather);
+  return buffer == Buffer::output &&
+         (both || c == Collective::all_gather || c == Collective::gather);
 }
 
 class Braid final : public Plan {
@@ -90,18 +91,20 @@ Result<PlanPtr> braid(std::string_view algorithm, std::vector<Strand> strands) {
     Braid::Part part{strands[i].plan, std::move(strands[i].order), {}, shape.lanes, shape.chunks};
     part.place.assign(s.ranks, s.ranks);
     if (part.order.size() != s.ranks)
-      return invalid(fmt::format("strand {}: an order of {} ranks for {}", i, part.order.size(), s.ranks));
+      return invalid(
+          fmt::format("strand {}: an order of {} ranks for {}", i, part.order.size(), s.ranks));
     for (Rank v = 0; v < s.ranks; ++v) {
       const Rank r = part.order[v];
       if (r >= s.ranks || part.place[r] != s.ranks)
-        return invalid(fmt::format("strand {}: rank {} of {} comes twice or is none", i, r, s.ranks));
+        return invalid(
+            fmt::format("strand {}: rank {} of {} comes twice or is none", i, r, s.ranks));
       part.place[r] = v;
       hash = (hash ^ r) * 0x100000001b3ULL;
     }
     const Rank root = is_rooted(s.collective) ? part.order[s.root] : s.root;
     if (i == 0) shape.root = root;
-    if (s.collective != shape.collective || s.ranks != shape.ranks || s.in_place != shape.in_place ||
-        root != shape.root)
+    if (s.collective != shape.collective || s.ranks != shape.ranks ||
+        s.in_place != shape.in_place || root != shape.root)
       return invalid(fmt::format("strand {} is for another call than strand 0", i));
     shape.chunks += s.chunks;
     shape.lanes += s.lanes;
@@ -110,8 +113,8 @@ Result<PlanPtr> braid(std::string_view algorithm, std::vector<Strand> strands) {
     scratch_rows = std::max(scratch_rows, (s.scratch + s.chunks - 1) / std::max(1u, s.chunks));
     parts.push_back(std::move(part));
   }
-  if (parts.size() > 1 && (shape.collective == Collective::all_to_all_v ||
-                           shape.collective == Collective::send_recv))
+  if (parts.size() > 1 &&
+      (shape.collective == Collective::all_to_all_v || shape.collective == Collective::send_recv))
     return invalid(fmt::format("several strands of {}", name(shape.collective)));
   shape.scratch = parts.size() == 1 ? parts[0].plan->shape().scratch : scratch_rows * shape.chunks;
   for (auto& level : shape.hierarchy.level) {

@@ -100,11 +100,11 @@ Plan::Plan(std::string algorithm, Shape shape)
   Hash h;
   h.add(k_plan_format);
   h.add(algorithm_);
-  for (uint64_t word : {uint64_t{static_cast<uint8_t>(shape_.collective)}, uint64_t{shape_.ranks},
-                        uint64_t{shape_.chunks}, uint64_t{shape_.lanes}, uint64_t{shape_.root},
-                        uint64_t{shape_.in_place}, uint64_t{shape_.scratch},
-                        uint64_t{shape_.credits}, uint64_t{shape_.longest},
-                        uint64_t{shape_.hierarchy.level.size()}})
+  for (uint64_t word :
+       {uint64_t{static_cast<uint8_t>(shape_.collective)}, uint64_t{shape_.ranks},
+        uint64_t{shape_.chunks}, uint64_t{shape_.lanes}, uint64_t{shape_.root},
+        uint64_t{shape_.in_place}, uint64_t{shape_.scratch}, uint64_t{shape_.credits},
+        uint64_t{shape_.longest}, uint64_t{shape_.hierarchy.level.size()}})
     h.add(word);
   for (const auto& level : shape_.hierarchy.level)
     for (uint32_t group : level) h.add(group);

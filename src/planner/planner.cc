@@ -317,7 +317,9 @@ Result<std::string> Planner::explain(const Call& call) {
   } else if (learnt_.count(shape) > 0) {
     why = "it was the fastest when measured";
   } else if (in_measured_table(call)) {
-    why = "no profile was measured here (tutti tune), so a table of what was fastest elsewhere decides";
+    why =
+        "no profile was measured here (tutti tune), so a table of what was fastest elsewhere "
+        "decides";
   }
   return text + fmt::format("\n{}{}: {}\n", choice->algorithm,
                             choice->chunks > 0 ? fmt::format("@{}", choice->chunks) : "", why);

@@ -5,8 +5,8 @@
 // Whose word counts: a rule of Config::tune; then what was learnt from measurements; then, for an
 // all_reduce whose profile is only assumed, a table of what was fastest where it was measured; then
 // the tuner's prices (tuner.h), per power of two of the block's bytes. Under Config::deterministic
-// one row of the table decides alone, so that neither prices nor sizes change the order of operands.
-// Plans and choices are cached by shape.
+// one row of the table decides alone, so that neither prices nor sizes change the order of
+// operands. Plans and choices are cached by shape.
 #pragma once
 
 #include <cstdint>

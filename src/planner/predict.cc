@@ -26,9 +26,9 @@ Predictor::Predictor(const Placement& placement, const Profile& profile) : profi
 namespace {
 
 TrafficPrice dearer(const TrafficPrice& a, const TrafficPrice& b) {
-  return {std::max(a.alpha, b.alpha), std::max(a.mean_alpha, b.mean_alpha),
-          std::max(a.beta, b.beta),   std::max(a.mean_beta, b.mean_beta),
-          std::max(a.ends, b.ends),   std::max(a.busy, b.busy),
+  return {std::max(a.alpha, b.alpha),    std::max(a.mean_alpha, b.mean_alpha),
+          std::max(a.beta, b.beta),      std::max(a.mean_beta, b.mean_beta),
+          std::max(a.ends, b.ends),      std::max(a.busy, b.busy),
           std::max(a.credits, b.credits)};
 }
 

@@ -71,7 +71,8 @@ std::vector<std::string> includes_of(const fs::path& file) {
 std::vector<fs::path> sources() {
   std::vector<fs::path> files;
   const fs::path root(TUTTI_SOURCE_DIR);
-  for (const char* top : {"src", "kernels", "transports", "topology", "sim", "perf", "bindings", "include"})
+  for (const char* top :
+       {"src", "kernels", "transports", "topology", "sim", "perf", "bindings", "include"})
     for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
       const std::string extension = entry.path().extension();
       if (extension == ".h" || extension == ".cc" || extension == ".cu" || extension == ".cuh")

@@ -19,7 +19,8 @@ std::string read(const std::string& path) {
 TEST(Log, WritesWhatItsLevelAdmitsToTheExpandedPath) {
   char host[256];
   ASSERT_EQ(gethostname(host, sizeof(host)), 0);
-  const std::string path = testing::TempDir() + "log." + host + "." + std::to_string(getpid()) + ".%.txt";
+  const std::string path =
+      testing::TempDir() + "log." + host + "." + std::to_string(getpid()) + ".%.txt";
   std::filesystem::remove(path);
   Result<Log> log = Log::open(LogLevel::info, testing::TempDir() + "log.%h.%p.%%.txt", 3);
   ASSERT_TRUE(log.ok()) << log.status().to_string();

@@ -256,9 +256,8 @@ TEST(Abort, UnblocksEveryRankAndLatches) {
 TEST(OnWait, EndsACallThatWaits) {
   Communicators world = make_world(2);
   std::atomic<int> asked{0};
-  world[0]->on_wait([&]() -> Status {
-    return ++asked < 3 ? Status() : Status(Code::aborted, "interrupted");
-  });
+  world[0]->on_wait(
+      [&]() -> Status { return ++asked < 3 ? Status() : Status(Code::aborted, "interrupted"); });
   on_every_rank(world, [&](Communicator& c) {
     while (c.rank() == 1 && asked < 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     // Rank 0 had announced itself in the first barrier, so rank 1 may complete that one.

@@ -20,7 +20,8 @@ TEST(RecordedProfiles, ParseAndSayWhereTheyComeFrom) {
     // Every class of link on the machine has a latency, and the source speaks of it.
     for (const Link& l : cluster->topology.links()) {
       EXPECT_GT(p->alpha(l), 0) << m.name << ": " << name(l.link_class);
-      EXPECT_NE(p->source.find(std::string(name(l.link_class)) + (l.link_class == LinkClass::nvlink ? "" : ":")),
+      EXPECT_NE(p->source.find(std::string(name(l.link_class)) +
+                               (l.link_class == LinkClass::nvlink ? "" : ":")),
                 std::string::npos)
           << m.name << ": " << name(l.link_class);
       EXPECT_LE(p->bandwidth(l), l.bandwidth);

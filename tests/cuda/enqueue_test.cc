@@ -350,7 +350,8 @@ TEST(Runtime, DriverThatFailsOrHasNoDevice) {
     FakeCuda fake;
     fake.fail("cuInit", k_no_device);
     EXPECT_EQ(Runtime::open(fake.driver()).status().code(), Code::device_error);
-    fake.fail("cuInit", k_stub_library);  // the toolkit's stub for linking, found instead of a driver
+    fake.fail("cuInit",
+              k_stub_library);  // the toolkit's stub for linking, found instead of a driver
     EXPECT_NE(Runtime::open(fake.driver()).status().message().find("stub for linking"),
               std::string::npos);
   }

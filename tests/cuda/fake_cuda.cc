@@ -56,9 +56,9 @@ void run_plan(const FakeFunction& f, const PlanLaunch& launch, unsigned blocks) 
         BlockState state;
         HostBarrier barrier(1);
         const uint32_t worker = b % launch.cut.workers, lane_of = b / launch.cut.workers;
-        Worker<kType, kFamily, HostMemory, HostBlock>(launch.cut, launch.calls[lane_of / launch.lanes],
-                                                      launch.op, lane_of % launch.lanes, worker, state,
-                                                      HostBlock(barrier, 0))
+        Worker<kType, kFamily, HostMemory, HostBlock>(
+            launch.cut, launch.calls[lane_of / launch.lanes], launch.op, lane_of % launch.lanes,
+            worker, state, HostBlock(barrier, 0))
             .run();
       });
     });
@@ -556,7 +556,8 @@ std::byte* FakeCuda::allocate(size_t bytes, int device) {
   std::byte* memory = nullptr;
   if (shared_memory && device >= 0) {
     record.file = ::memfd_create("fake device memory", MFD_CLOEXEC);
-    if (record.file < 0 || ::ftruncate(record.file, static_cast<off_t>(bytes + 1)) != 0) return nullptr;
+    if (record.file < 0 || ::ftruncate(record.file, static_cast<off_t>(bytes + 1)) != 0)
+      return nullptr;
     memory = map(record.file, bytes);
   } else {
     memory = static_cast<std::byte*>(::operator new[]((bytes + 4096) / 4096 * 4096, k_page));

@@ -79,9 +79,9 @@ class FakeCuda {
   };
   struct Memory {
     size_t bytes;
-    int device;         // -1: pinned host memory
-    int file = -1;      // of shared memory
-    bool own = true;    // not a mapping of other memory
+    int device;       // -1: pinned host memory
+    int file = -1;    // of shared memory
+    bool own = true;  // not a mapping of other memory
   };
 
   int enter(const char* function);

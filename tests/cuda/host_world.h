@@ -76,8 +76,8 @@ class HostWorld {
           barriers.push_back(std::make_unique<HostBarrier>(call.threads));
           states.push_back(std::make_unique<BlockState>());
           for (uint32_t t = 0; t < call.threads; ++t)
-            threads.emplace_back([&call, &cut, &c, op, lane, worker, t, barrier = barriers.back().get(),
-                                  state = states.back().get()] {
+            threads.emplace_back([&call, &cut, &c, op, lane, worker, t,
+                                  barrier = barriers.back().get(), state = states.back().get()] {
               dispatch(call.dtype, family_of(call.op), [&]<DType kType, Family kFamily>() {
                 Worker<kType, kFamily, HostMemory, HostBlock>(cut, c, op, lane, worker, *state,
                                                               HostBlock(*barrier, t))

@@ -1,6 +1,6 @@
-// Ranks with a device each: windows exchanged through CUDA IPC, one grid per rank. Every rank has a runtime of
-// its own over the fake driver, so that to each other they are other processes, and windows lie at other
-// addresses than their owners see.
+// Ranks with a device each: windows exchanged through CUDA IPC, one grid per rank. Every rank has a
+// runtime of its own over the fake driver, so that to each other they are other processes, and
+// windows lie at other addresses than their owners see.
 #include "src/cuda/peer_world.h"
 
 #include <gtest/gtest.h>
@@ -82,7 +82,8 @@ class Peers {
 
  private:
   Status gather(Rank r, const void* mine, void* all, size_t bytes) {
-    all_[r].assign(static_cast<const std::byte*>(mine), static_cast<const std::byte*>(mine) + bytes);
+    all_[r].assign(static_cast<const std::byte*>(mine),
+                   static_cast<const std::byte*>(mine) + bytes);
     barrier_.arrive_and_wait();
     for (Rank from = 0; from < ranks(); ++from)
       std::memcpy(static_cast<std::byte*>(all) + from * bytes, all_[from].data(), bytes);
@@ -104,7 +105,8 @@ PlanPtr all_reduce_plan(const char* algorithm, uint32_t n, bool in_place) {
 }
 
 // Buffers of `count` int32 in place, all of them `value` of the rank.
-std::vector<std::byte*> numbers(Peers& peers, size_t count, const std::function<uint32_t(Rank)>& value) {
+std::vector<std::byte*> numbers(Peers& peers, size_t count,
+                                const std::function<uint32_t(Rank)>& value) {
   std::vector<std::byte*> buffers;
   for (Rank r = 0; r < peers.ranks(); ++r) {
     Bytes bytes(count * 4);
@@ -158,9 +160,10 @@ void check(Peers& peers, const PlanPtr& plan, uint64_t count, DType dtype, Reduc
     ASSERT_TRUE(peers.worlds[r]->error().ok());
     if (shape.output_chunks(r) == 0) continue;
     ASSERT_EQ(std::memcmp(outputs[r], want[r].data(), want[r].size()), 0)
-        << plan->algorithm() << " " << name(shape.collective) << " rank " << r << " of " << n << " in place "
-        << shape.in_place << ", " << count << " " << name(dtype) << " " << name(op) << " wire "
-        << static_cast<int>(cut->wire) << " workers " << cut->workers << " rounds " << cut->layout.rounds();
+        << plan->algorithm() << " " << name(shape.collective) << " rank " << r << " of " << n
+        << " in place " << shape.in_place << ", " << count << " " << name(dtype) << " " << name(op)
+        << " wire " << static_cast<int>(cut->wire) << " workers " << cut->workers << " rounds "
+        << cut->layout.rounds();
   }
 }
 
@@ -205,7 +208,8 @@ TEST(PeerWorldTest, GraphsReplay) {
   std::vector<GraphExec> execs(3);
   for (Rank r = 0; r < 3; ++r) {  // the first call of all: also what it prepares may be captured
     driver.stream_begin_capture(peers.streams[r], k_capture_relaxed);
-    const Status status = peers.worlds[r]->launch(sum_in_place(plan, 5000, buffers[r]), peers.streams[r]);
+    const Status status =
+        peers.worlds[r]->launch(sum_in_place(plan, 5000, buffers[r]), peers.streams[r]);
     ASSERT_TRUE(status.ok()) << status.to_string();
     driver.stream_end_capture(peers.streams[r], &graphs[r]);
     ASSERT_EQ(driver.graph_instantiate(&execs[r], graphs[r], 0), 0);
@@ -229,7 +233,8 @@ TEST(PeerWorldTest, CallsOnSeveralStreamsKeepTheirOrder) {
       const Stream stream = turn % 2 == 0 ? peers.streams[r] : second[r];
       if (turn == static_cast<int>(r))
         peers.fake.driver()->launch_host(
-            stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }, nullptr);
+            stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); },
+            nullptr);
       ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, 3000, buffers[r]), stream).ok());
     }
   for (Stream s : second) peers.fake.synchronize(s);
@@ -237,8 +242,9 @@ TEST(PeerWorldTest, CallsOnSeveralStreamsKeepTheirOrder) {
   for (std::byte* b : buffers) expect_numbers(b, 3000, 64);
 }
 
-// The grids of ranks 0 and 1 wait for rank 2. One is told to leave, and takes along who waits for it: around a
-// ring, rank 1 waits for rank 0. (In two shots a block of one thread looks at one peer at a time.)
+// The grids of ranks 0 and 1 wait for rank 2. One is told to leave, and takes along who waits for
+// it: around a ring, rank 1 waits for rank 0. (In two shots a block of one thread looks at one peer
+// at a time.)
 TEST(PeerWorldTest, AbortEndsGridsThatWait) {
   for (size_t count : {30, 100000})  // packets, slots
     for (const char* algorithm : {"direct_two_shot", "ring"}) {
@@ -247,7 +253,8 @@ TEST(PeerWorldTest, AbortEndsGridsThatWait) {
       const auto buffers = numbers(peers, count, [](Rank) { return 1; });
       const PlanPtr plan = all_reduce_plan(algorithm, 3, true);
       for (Rank r = 0; r < 2; ++r)
-        ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, count, buffers[r]), peers.streams[r]).ok());
+        ASSERT_TRUE(
+            peers.worlds[r]->launch(sum_in_place(plan, count, buffers[r]), peers.streams[r]).ok());
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       EXPECT_EQ(peers.fake.driver()->stream_query(peers.streams[0]), k_not_ready);
       peers.worlds[0]->abort();
@@ -281,7 +288,8 @@ TEST(PeerWorldTest, CallsThatDifferNameThePeer) {
       EXPECT_NE(status.message().find("rank " + std::to_string(1 - r) + " made different calls"),
                 std::string::npos)
           << status.message();
-      EXPECT_FALSE(peers.worlds[r]->launch(sum_in_place(plan, 10, buffers[r]), peers.streams[r]).ok());
+      EXPECT_FALSE(
+          peers.worlds[r]->launch(sum_in_place(plan, 10, buffers[r]), peers.streams[r]).ok());
     }
   }
 }
@@ -306,9 +314,11 @@ TEST(PeerWorldTest, AFailedLaunchSaysSo) {
   peers.make_well();
   const auto buffers = numbers(peers, 10, [](Rank) { return 1; });
   const PlanPtr plan = all_reduce_plan("direct_one_shot", 2, true);
-  for (const char* function : {"cuMemcpyHtoDAsync", "cuStreamIsCapturing", "cuLaunchCooperativeKernel"}) {
+  for (const char* function :
+       {"cuMemcpyHtoDAsync", "cuStreamIsCapturing", "cuLaunchCooperativeKernel"}) {
     peers.fake.fail(function, k_too_large);
-    const Status status = peers.worlds[0]->launch(sum_in_place(plan, 10, buffers[0]), peers.streams[0]);
+    const Status status =
+        peers.worlds[0]->launch(sum_in_place(plan, 10, buffers[0]), peers.streams[0]);
     EXPECT_EQ(status.code(), Code::device_error);
     EXPECT_NE(status.message().find(function), std::string::npos) << status.message();
   }
@@ -328,7 +338,8 @@ TEST(PeerWorldTest, RanksOfOneProcessNeedNoIpc) {
   Peers apart(2, true);
   apart.fake.peers_reach = false;
   for (const Status& status : apart.make())
-    EXPECT_NE(status.message().find("cannot reach the memory"), std::string::npos) << status.message();
+    EXPECT_NE(status.message().find("cannot reach the memory"), std::string::npos)
+        << status.message();
 }
 
 TEST(PeerWorldTest, WindowsAreUsedAgain) {
@@ -339,7 +350,8 @@ TEST(PeerWorldTest, WindowsAreUsedAgain) {
     const auto buffers = numbers(peers, 2000, [](Rank) { return 1; });
     for (int call = 0; call < 3; ++call)
       for (Rank r = 0; r < 2; ++r)
-        ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, 2000, buffers[r]), peers.streams[r]).ok());
+        ASSERT_TRUE(
+            peers.worlds[r]->launch(sum_in_place(plan, 2000, buffers[r]), peers.streams[r]).ok());
     peers.synchronize();
     expect_numbers(buffers[0], 2000, 8);
   }
@@ -364,7 +376,8 @@ TEST(PeerWorldTest, ObstaclesAreTheSameForAll) {
   EXPECT_NE(PeerWorld::obstacle(members).find("rank 2"), std::string::npos);
   members[1].host = 5;
   EXPECT_NE(PeerWorld::obstacle(members).find("different hosts"), std::string::npos);
-  EXPECT_NE(PeerWorld::obstacle(std::vector<PeerWorld::Member>(65)).find("65 ranks"), std::string::npos);
+  EXPECT_NE(PeerWorld::obstacle(std::vector<PeerWorld::Member>(65)).find("65 ranks"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -235,9 +235,10 @@ TEST_F(GpuPlans, EveryAlgorithmEqualsTheInterpreter) {
           const PlanPtr plan = algorithm.make(request);
           for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
             const uint64_t counts[] = {1, 77, 2000, 60000};
-            check(*ranks, {plan, counts[random() % (twin ? 3 : 4)], static_cast<DType>(random() % k_dtypes),
-                           static_cast<ReduceOp>(random() % 5), wire,
-                           1 + static_cast<uint32_t>(random() % 2)});
+            check(*ranks,
+                  {plan, counts[random() % (twin ? 3 : 4)], static_cast<DType>(random() % k_dtypes),
+                   static_cast<ReduceOp>(random() % 5), wire,
+                   1 + static_cast<uint32_t>(random() % 2)});
             if (HasFatalFailure()) return;
           }
         }

@@ -1,9 +1,8 @@
 // The NCCL API on device buffers, through whatever libcuda.so.1 the process finds: a real driver
 // (label gpu), or the fake one (tests/cuda/libcuda_shim.cc). Skipped where there is none.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <nccl.h>
-
-#include <dlfcn.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
@@ -267,7 +266,8 @@ struct DeviceRank {
 
 int32_t element(int rank, size_t i) { return rank * 1000003 + static_cast<int32_t>(i * 7919); }
 
-// Every collective with `count` elements per block, in place and out; all ranks call it at the same time.
+// Every collective with `count` elements per block, in place and out; all ranks call it at the same
+// time.
 void every_collective(DeviceRank& me, size_t count) {
   using Values = std::vector<int32_t>;
   const int n = me.ranks, root = n / 2;
@@ -282,39 +282,50 @@ void every_collective(DeviceRank& me, size_t count) {
     for (int r = 0; r < n; ++r) total += element(r, i);
     return total;
   };
-  const auto expect = [&](const char* what, ncclResult_t result, const int32_t* p, const Values& want) {
+  const auto expect = [&](const char* what, ncclResult_t result, const int32_t* p,
+                          const Values& want) {
     ASSERT_EQ(result, ncclSuccess) << what << ": " << ncclGetLastError(nullptr);
-    ASSERT_EQ(me.download(p, want.size()), want) << what << " rank " << me.rank << " of " << n << " count " << count;
+    ASSERT_EQ(me.download(p, want.size()), want)
+        << what << " rank " << me.rank << " of " << n << " count " << count;
   };
   const auto block = [&](int r) { return static_cast<size_t>(r) * count; };
   const Values own = made(count, [&](size_t i) { return element(me.rank, i); });
   const Values mine = made(all, [&](size_t i) { return element(me.rank, i); });
   const Values gathered =
       made(all, [&](size_t i) { return element(static_cast<int>(i / count), i % count); });
-  const Values exchanged =
-      made(all, [&](size_t i) { return element(static_cast<int>(i / count), block(me.rank) + i % count); });
-  const Values summed = made(count, sum), root_own = made(count, [&](size_t i) { return element(root, i); });
+  const Values exchanged = made(all, [&](size_t i) {
+    return element(static_cast<int>(i / count), block(me.rank) + i % count);
+  });
+  const Values summed = made(count, sum),
+               root_own = made(count, [&](size_t i) { return element(root, i); });
   const Values summed_block = made(count, [&](size_t i) { return sum(block(me.rank) + i); });
-  const Values root_block = made(count, [&](size_t i) { return element(root, block(me.rank) + i); });
+  const Values root_block =
+      made(count, [&](size_t i) { return element(root, block(me.rank) + i); });
   for (bool in_place : {false, true}) {
-    const auto out = [&](int32_t* in, size_t size) { return in_place ? in : me.upload(Values(size)); };
+    const auto out = [&](int32_t* in, size_t size) {
+      return in_place ? in : me.upload(Values(size));
+    };
     int32_t* x = me.upload(own);
     int32_t* y = out(x, count);
-    expect("all_reduce", ncclAllReduce(x, y, count, ncclInt32, ncclSum, me.comm, me.nccl()), y, summed);
+    expect("all_reduce", ncclAllReduce(x, y, count, ncclInt32, ncclSum, me.comm, me.nccl()), y,
+           summed);
     x = me.upload(own), y = out(x, count);
     expect("reduce", ncclReduce(x, y, count, ncclInt32, ncclSum, root, me.comm, me.nccl()), y,
            me.rank == root ? summed : me.download(y, count));
     x = me.upload(own), y = out(x, count);
-    expect("broadcast", ncclBroadcast(x, y, count, ncclInt32, root, me.comm, me.nccl()), y, root_own);
+    expect("broadcast", ncclBroadcast(x, y, count, ncclInt32, root, me.comm, me.nccl()), y,
+           root_own);
     y = me.upload(in_place ? mine : Values(all));
     x = in_place ? y + block(me.rank) : me.upload(own);
     if (in_place) {
-      EXPECT_EQ(me.driver.copy_to_device(reinterpret_cast<DevicePtr>(x), own.data(), count * 4, me.stream), 0);
+      EXPECT_EQ(me.driver.copy_to_device(reinterpret_cast<DevicePtr>(x), own.data(), count * 4,
+                                         me.stream),
+                0);
     }
     expect("all_gather", ncclAllGather(x, y, count, ncclInt32, me.comm, me.nccl()), y, gathered);
     x = me.upload(mine), y = in_place ? x + block(me.rank) : out(x, count);
-    expect("reduce_scatter", ncclReduceScatter(x, y, count, ncclInt32, ncclSum, me.comm, me.nccl()), y,
-           summed_block);
+    expect("reduce_scatter", ncclReduceScatter(x, y, count, ncclInt32, ncclSum, me.comm, me.nccl()),
+           y, summed_block);
     x = me.upload(mine), y = out(x, all);
     expect("all_to_all", ncclAlltoAll(x, y, count, ncclInt32, me.comm, me.nccl()), y, exchanged);
     x = me.upload(own), y = me.upload(Values(all));
@@ -331,8 +342,10 @@ void every_collective(DeviceRank& me, size_t count) {
   EXPECT_EQ(ncclSend(x, count, ncclInt32, (me.rank + 1) % n, me.comm, me.nccl()), ncclSuccess);
   EXPECT_EQ(ncclRecv(y, count, ncclInt32, (me.rank + n - 1) % n, me.comm, me.nccl()), ncclSuccess);
   ASSERT_EQ(ncclGroupEnd(), ncclSuccess) << ncclGetLastError(nullptr);
-  EXPECT_EQ(me.download(y, count), made(count, [&](size_t i) { return element((me.rank + n - 1) % n, i); }));
-  expect("all_reduce", ncclAllReduce(x, x, count, ncclInt32, ncclSum, me.comm, me.nccl()), x, summed);
+  EXPECT_EQ(me.download(y, count),
+            made(count, [&](size_t i) { return element((me.rank + n - 1) % n, i); }));
+  expect("all_reduce", ncclAllReduce(x, x, count, ncclInt32, ncclSum, me.comm, me.nccl()), x,
+         summed);
 }
 
 TEST_F(NcclOnDevice, ThreadsWithADeviceEach) {
@@ -354,7 +367,8 @@ TEST_F(NcclOnDevice, ThreadsWithADeviceEach) {
   destroy(comms);
 }
 
-// What a group's kernel does not serve, between devices: the plan interpreter, driven by one thread.
+// What a group's kernel does not serve, between devices: the plan interpreter, driven by one
+// thread.
 TEST_F(NcclOnDevice, OneThreadDrivesDevicesInPlace) {
   const int n = std::min(2, runtime_->devices());
   std::vector<ncclComm_t> comms(static_cast<size_t>(n));
@@ -370,12 +384,14 @@ TEST_F(NcclOnDevice, OneThreadDrivesDevicesInPlace) {
   }
   ASSERT_EQ(ncclGroupStart(), ncclSuccess);
   for (size_t r = 0; r < ranks.size(); ++r)
-    ASSERT_EQ(ncclAlltoAll(buffers[r], buffers[r], 1, ncclInt32, comms[r], ranks[r]->nccl()), ncclSuccess);
+    ASSERT_EQ(ncclAlltoAll(buffers[r], buffers[r], 1, ncclInt32, comms[r], ranks[r]->nccl()),
+              ncclSuccess);
   ASSERT_EQ(ncclGroupEnd(), ncclSuccess) << ncclGetLastError(nullptr);
   for (int r = 0; r < n; ++r) {
     std::vector<int32_t> want;
     for (int i = 0; i < n; ++i) want.push_back(10 * i + r);
-    EXPECT_EQ(ranks[static_cast<size_t>(r)]->download(buffers[static_cast<size_t>(r)], want.size()), want);
+    EXPECT_EQ(ranks[static_cast<size_t>(r)]->download(buffers[static_cast<size_t>(r)], want.size()),
+              want);
   }
   ranks.clear();
   destroy(comms);

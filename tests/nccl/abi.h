@@ -1,5 +1,5 @@
-/* What the ABI of NCCL is, as assertions that hold with this project's header and with NVIDIA's, in C
- * and in C++. Parts that a version does not have yet are left out by its NCCL_VERSION_CODE. */
+/* What the ABI of NCCL is, as assertions that hold with this project's header and with NVIDIA's, in
+ * C and in C++. Parts that a version does not have yet are left out by its NCCL_VERSION_CODE. */
 #include <nccl.h>
 #include <stddef.h>
 
@@ -58,10 +58,12 @@ HOLDS(offsetof(ncclWaitSignalDesc_t, peer) == 4 && offsetof(ncclWaitSignalDesc_t
 HOLDS(offsetof(ncclWaitSignalDesc_t, ctx) == 12);
 #endif
 #if NCCL_VERSION_CODE >= 23005
-HOLDS(offsetof(ncclConfig_t, maxP2pPeers) == 88 && offsetof(ncclConfig_t, graphStreamOrdering) == 92);
+HOLDS(offsetof(ncclConfig_t, maxP2pPeers) == 88 &&
+      offsetof(ncclConfig_t, graphStreamOrdering) == 92);
 #endif
 #if NCCL_VERSION_CODE >= 23102
-HOLDS(offsetof(ncclConfig_t, launchOrderImplicit) == 96 && offsetof(ncclConfig_t, numRmaSig) == 100);
+HOLDS(offsetof(ncclConfig_t, launchOrderImplicit) == 96 &&
+      offsetof(ncclConfig_t, numRmaSig) == 100);
 HOLDS(offsetof(ncclConfig_t, rmaEagerInit) == 104 && offsetof(ncclConfig_t, hostCftMode) == 108);
 HOLDS(offsetof(ncclCollConfig_t, ext) == 16 && offsetof(ncclCollConfig_t, minCTAs) == 24);
 HOLDS(offsetof(ncclCollConfig_t, maxCTAs) == 28 && offsetof(ncclCollConfig_t, nvlsCTAs) == 32);

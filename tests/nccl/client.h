@@ -6,14 +6,13 @@
 
 #include "tests/nccl/abi.h"
 
-#define CHECK(call)                                                                         \
-  do {                                                                                      \
-    ncclResult_t result_ = (call);                                                          \
-    if (result_ != ncclSuccess) {                                                           \
-      fprintf(stderr, "%s: %s: %s\n", #call, ncclGetErrorString(result_),                   \
-              ncclGetLastError(NULL));                                                      \
-      exit(1);                                                                              \
-    }                                                                                       \
+#define CHECK(call)                                                                                \
+  do {                                                                                             \
+    ncclResult_t result_ = (call);                                                                 \
+    if (result_ != ncclSuccess) {                                                                  \
+      fprintf(stderr, "%s: %s: %s\n", #call, ncclGetErrorString(result_), ncclGetLastError(NULL)); \
+      exit(1);                                                                                     \
+    }                                                                                              \
   } while (0)
 
 static void expect(int condition, const char* what) {

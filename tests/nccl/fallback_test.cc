@@ -155,8 +155,7 @@ TEST(Fallback, ToNvidiasLibrary) {
     GTEST_SKIP() << "there is a GPU; the client has host memory";
   const Ran made = run(k_here + list("all_reduce", real), k_client);
   EXPECT_EQ(made.outcome.code, 1);
-  EXPECT_NE(made.outcome.text.find("the real NCCL at " + real + ": nccl"),
-            std::string::npos)
+  EXPECT_NE(made.outcome.text.find("the real NCCL at " + real + ": nccl"), std::string::npos)
       << made.outcome.text;
 }
 

@@ -95,12 +95,14 @@ TEST_P(EveryAlgorithm, DeclaresItsLongestMessage) {
     for_each_request(algorithm(), n, [&](const PlanRequest& q) {
       const PlanPtr plan = algorithm().make(q);
       uint32_t longest = 1;
-      for_each_message(*plan, [&](Rank, Lane, const Step& s) { longest = std::max(longest, s.count); });
+      for_each_message(*plan,
+                       [&](Rank, Lane, const Step& s) { longest = std::max(longest, s.count); });
       // A root in the middle splits the largest subtree's blocks into two runs.
-      const bool split = (q.collective == Collective::gather || q.collective == Collective::scatter) &&
-                         q.root > 0;
+      const bool split =
+          (q.collective == Collective::gather || q.collective == Collective::scatter) && q.root > 0;
       EXPECT_TRUE(plan->shape().longest == longest || (split && plan->shape().longest > longest))
-          << describe(algorithm(), q) << ": declared " << plan->shape().longest << ", has " << longest;
+          << describe(algorithm(), q) << ": declared " << plan->shape().longest << ", has "
+          << longest;
     });
 }
 

@@ -54,13 +54,15 @@ TEST(Braid, SeveralRingsShareTheChunks) {
         for (uint32_t strands : {1u, 2u, 3u, 6u}) {
           std::vector<std::vector<Rank>> orders;
           for (uint32_t s = 0; s < strands; ++s) orders.push_back(shuffled(n, random));
-          const PlanRequest request{c, n, c == Collective::broadcast || c == Collective::reduce ? n - 1 : 0,
-                                    in_place, 0, {}};
+          const PlanRequest request{
+              c,        n, c == Collective::broadcast || c == Collective::reduce ? n - 1 : 0,
+              in_place, 0, {}};
           const Result<PlanPtr> plan = make_on_orders(*find_algorithm("ring"), request, orders);
           ASSERT_TRUE(plan.ok()) << plan.status().message();
           EXPECT_EQ((*plan)->shape().lanes, strands);
           const VerifyReport report = verify(**plan);
-          EXPECT_TRUE(report.ok()) << name(c) << " n=" << n << " strands=" << strands << ": " << report.problem;
+          EXPECT_TRUE(report.ok())
+              << name(c) << " n=" << n << " strands=" << strands << ": " << report.problem;
         }
 }
 
@@ -87,8 +89,10 @@ TEST(Braid, RefusesWhatMakesNoSense) {
   const PlanPtr four = *make_plan("ring", {Collective::all_reduce, 4, 0, false, 0, {}});
   const PlanPtr five = *make_plan("ring", {Collective::all_reduce, 5, 0, false, 0, {}});
   EXPECT_THAT(braid("x", {}).status().message(), HasSubstr("no strands"));
-  EXPECT_THAT(braid("x", {{four, {0, 1, 2}}}).status().message(), HasSubstr("an order of 3 ranks for 4"));
-  EXPECT_THAT(braid("x", {{four, {0, 1, 2, 2}}}).status().message(), HasSubstr("rank 2 of 4 comes twice"));
+  EXPECT_THAT(braid("x", {{four, {0, 1, 2}}}).status().message(),
+              HasSubstr("an order of 3 ranks for 4"));
+  EXPECT_THAT(braid("x", {{four, {0, 1, 2, 2}}}).status().message(),
+              HasSubstr("rank 2 of 4 comes twice"));
   EXPECT_THAT(braid("x", {{four, {0, 1, 2, 9}}}).status().message(), HasSubstr("rank 9 of 4"));
   EXPECT_THAT(braid("x", {{four, {0, 1, 2, 3}}, {five, {0, 1, 2, 3, 4}}}).status().message(),
               HasSubstr("strand 1 is for another call"));

@@ -197,7 +197,8 @@ TEST(Planner, ATableDecidesUntilAProfileWasMeasured) {
   EXPECT_GT(assumed.contenders(all_reduce(1 << 20)).size(), 1u) << "feedback may know better";
   Result<std::string> text = assumed.explain(all_reduce(1 << 20));
   ASSERT_TRUE(text.ok());
-  EXPECT_NE(text->find("a table of what was fastest elsewhere decides"), std::string::npos) << *text;
+  EXPECT_NE(text->find("a table of what was fastest elsewhere decides"), std::string::npos)
+      << *text;
   Profile here = builtin_profile();
   here.machine = "here";
   Planner measured(p, here, {}, false);

@@ -72,14 +72,15 @@ void write_server(const Tree& t) {
   for (int cpu = 0; cpu < 8; ++cpu) {
     const std::string at = "devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
     t.file(at + "physical_package_id", std::to_string(cpu % 4 / 2));
-    t.file(at + "thread_siblings_list", std::to_string(cpu % 4) + "," + std::to_string(cpu % 4 + 4));
+    t.file(at + "thread_siblings_list",
+           std::to_string(cpu % 4) + "," + std::to_string(cpu % 4 + 4));
   }
   const std::string root = "pci0000:00/0000:00:01.0", up = root + "/0000:01:00.0";
   t.pci(root, "0x060400", "0x8086", 0, "16.0 GT/s PCIe", "16");
   t.pci(up, "0x060400", "0x10b5", 0, "16.0 GT/s PCIe", "16");
-  for (const auto& [port, device, cls, vendor] :
-       {std::tuple{"02", "03", "0x030200", "0x10de"}, {"04", "05", "0x030200", "0x10de"},
-        {"06", "07", "0x020700", "0x15b3"}}) {
+  for (const auto& [port, device, cls, vendor] : {std::tuple{"02", "03", "0x030200", "0x10de"},
+                                                  {"04", "05", "0x030200", "0x10de"},
+                                                  {"06", "07", "0x020700", "0x15b3"}}) {
     const std::string down = up + "/0000:" + port + ":00.0";
     t.pci(down, "0x060400", "0x10b5", 0, "16.0 GT/s PCIe", "16");
     t.pci(down + "/0000:" + device + ":00.0", cls, vendor, 0, "32.0 GT/s PCIe", "16");
@@ -205,7 +206,9 @@ int handle(unsigned i, NvmlDevice* d) {
   *d = reinterpret_cast<NvmlDevice>(static_cast<uintptr_t>(i + 1));
   return 0;
 }
-unsigned index_of(NvmlDevice d) { return static_cast<unsigned>(reinterpret_cast<uintptr_t>(d) - 1); }
+unsigned index_of(NvmlDevice d) {
+  return static_cast<unsigned>(reinterpret_cast<uintptr_t>(d) - 1);
+}
 int pci(NvmlDevice d, NvmlPciInfo* info) {
   info->domain = 0;
   info->bus = index_of(d) == 0 ? 0x05 : 0x03;  // not in the order of the bus
@@ -244,7 +247,7 @@ int width(NvmlDevice, unsigned* w) {
   return 0;
 }
 NvmlDriver driver() {
-  return {ok,    ok,     error_string, count,       handle,     pci,
+  return {ok,         ok,    error_string, count,       handle,     pci,
           capability, state, remote,       remote_type, generation, width};
 }
 }  // namespace fake
@@ -306,17 +309,20 @@ void destroy(void*) {}
 TEST(Hwloc, IsAskedFirstAndItsFailureIsSaid) {
   Tree t;
   write_server(t);
-  const HwlocDriver driver{fake::init, fake::filter, fake::load, fake::export_xml, fake::free_xml, fake::destroy};
+  const HwlocDriver driver{fake::init,       fake::filter,   fake::load,
+                           fake::export_xml, fake::free_xml, fake::destroy};
   DiscoverOptions o = options(t);
   o.hwloc = &driver;
-  fake::xml = R"(<topology version="2.0"><object type="Machine" cpuset="0xff"><object type="Package" os_index="0" cpuset="0xff">
+  fake::xml =
+      R"(<topology version="2.0"><object type="Machine" cpuset="0xff"><object type="Package" os_index="0" cpuset="0xff">
     <object type="NUMANode" os_index="0" cpuset="0xff"/><object type="Core" cpuset="0x1"/></object></object></topology>)";
   const Machine m = discover(o);
   EXPECT_EQ(m.count(NodeKind::numa), 1u);  // hwloc's word, not the tree's
   EXPECT_EQ(m.count(NodeKind::gpu), 2u);   // the rest comes from sysfs all the same
   ASSERT_NE(find(m, "mlx5_0"), nullptr);
   fake::xml = "<oops>";
-  EXPECT_THAT(discover(o).missing, Contains(HasSubstr("what hwloc sees (hwloc: line 1, column 7: expected </oops>")));
+  EXPECT_THAT(discover(o).missing,
+              Contains(HasSubstr("what hwloc sees (hwloc: line 1, column 7: expected </oops>")));
   EXPECT_EQ(discover(o).count(NodeKind::numa), 2u);
   fake::loads = -1;
   EXPECT_THAT(discover(o).missing, Contains(HasSubstr("hwloc does not see the machine")));

@@ -11,7 +11,8 @@ namespace {
 
 using testing::HasSubstr;
 
-// Two packages of one NUMA node, each with two cores of two threads; a GPU and a NIC behind a bridge.
+// Two packages of one NUMA node, each with two cores of two threads; a GPU and a NIC behind a
+// bridge.
 constexpr const char* k_version_2 = R"(<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE topology SYSTEM "hwloc2.dtd">
 <topology version="2.0">
@@ -103,11 +104,14 @@ TEST(HwlocXml, Version1) {
 TEST(HwlocXml, ErrorsNameThePlace) {
   for (const auto& [text, message] : std::initializer_list<std::pair<const char*, const char*>>{
            {"<system/>", "line 1, column 1: expected <topology>, found <system>"},
-           {"<topology version=\"7.0\"/>", "column 20: expected version 1 or 2 of hwloc's XML, found '7.0'"},
+           {"<topology version=\"7.0\"/>",
+            "column 20: expected version 1 or 2 of hwloc's XML, found '7.0'"},
            {"<topology version=\"2.0\"/>", "expected an object of type Machine in it, found none"},
-           {"<topology><object type='Machine'><object type='NUMANode' cpuset='zz'/></object></topology>",
+           {"<topology><object type='Machine'><object type='NUMANode' "
+            "cpuset='zz'/></object></topology>",
             "column 66: expected a set such as \"0x0000ffff,0x00000001\" for cpuset, found 'zz'"},
-           {"<topology><object type='Machine'><object type='PCIDev' pci_type='0302 [10de:1db1]' pci_link_speed='x'/></object></topology>",
+           {"<topology><object type='Machine'><object type='PCIDev' pci_type='0302 [10de:1db1]' "
+            "pci_link_speed='x'/></object></topology>",
             "expected GB/s from 0 to 10000 for pci_link_speed, found 'x'"}}) {
     const Result<Machine> r = parse_hwloc_xml(text);
     ASSERT_FALSE(r.ok()) << text;
@@ -123,10 +127,17 @@ TEST(HwlocXml, MutantsNeitherCrashNorHang) {
     for (uint32_t change = random() % 3 + 1; change > 0; --change) {
       const size_t at = random() % text.size();
       switch (random() % 4) {
-        case 0: text[at] = static_cast<char>(random() % 256); break;
-        case 1: text.erase(at, random() % 40 + 1); break;
-        case 2: text.insert(at, text.substr(random() % text.size(), random() % 80)); break;
-        default: text.insert(at, 1, "<>/\"'&= 0-9x"[random() % 12]);
+        case 0:
+          text[at] = static_cast<char>(random() % 256);
+          break;
+        case 1:
+          text.erase(at, random() % 40 + 1);
+          break;
+        case 2:
+          text.insert(at, text.substr(random() % text.size(), random() % 80));
+          break;
+        default:
+          text.insert(at, 1, "<>/\"'&= 0-9x"[random() % 12]);
       }
     }
     Result<Machine> m = parse_hwloc_xml(text);

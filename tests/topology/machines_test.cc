@@ -1,5 +1,5 @@
-// The recorded machines: they load, have the links that their makers give, and their NICs and groups
-// are those that anyone would draw.
+// The recorded machines: they load, have the links that their makers give, and their NICs and
+// groups are those that anyone would draw.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -42,8 +42,9 @@ TEST(Machines, AllLoadAndAreComplete) {
     EXPECT_FALSE(title_of(r).empty()) << r.name;
     EXPECT_EQ(c.recorded, &r);
   }
-  for (const char* needed : {"dgx1-p100", "dgx1-v100", "dgx2", "dgx-a100", "dgx-h100", "gb200-nvl72",
-                             "p40x8-roce", "mi300x", "cpu-2s-icelake", "cpu-2s-genoa"})
+  for (const char* needed :
+       {"dgx1-p100", "dgx1-v100", "dgx2", "dgx-a100", "dgx-h100", "gb200-nvl72", "p40x8-roce",
+        "mi300x", "cpu-2s-icelake", "cpu-2s-genoa"})
     EXPECT_EQ(names.count(needed), 1u) << needed;
 }
 
@@ -60,13 +61,13 @@ TEST(Machines, Dgx1IsTheHybridCubeMesh) {
   const auto groups = c.topology.groups();
   ASSERT_EQ(groups.size(), 1u);
   EXPECT_THAT(groups[0], ElementsAre(0, 0, 0, 0, 1, 1, 1, 1));
-  EXPECT_THAT(nics(c.topology), ElementsAre("mlx5_0", "mlx5_0", "mlx5_1", "mlx5_1", "mlx5_2", "mlx5_2",
-                                            "mlx5_3", "mlx5_3"));
+  EXPECT_THAT(nics(c.topology), ElementsAre("mlx5_0", "mlx5_0", "mlx5_1", "mlx5_1", "mlx5_2",
+                                            "mlx5_2", "mlx5_3", "mlx5_3"));
 }
 
 TEST(Machines, NvSwitchMachinesAreFlatInside) {
-  for (const auto& [name, ranks, width] : {std::tuple{"dgx2", 16u, 150e9}, {"dgx-a100", 8u, 300e9},
-                                           {"dgx-h100", 8u, 450e9}}) {
+  for (const auto& [name, ranks, width] :
+       {std::tuple{"dgx2", 16u, 150e9}, {"dgx-a100", 8u, 300e9}, {"dgx-h100", 8u, 450e9}}) {
     const Cluster c = load(name);
     EXPECT_EQ(c.topology.ranks(), ranks);
     EXPECT_TRUE(c.topology.groups().empty()) << name;

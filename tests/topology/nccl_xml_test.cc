@@ -55,8 +55,9 @@ TEST(NcclXml, RanksAreThoseOfTheFile) {
   ASSERT_EQ(t->ranks(), 3u);
   EXPECT_EQ(t->nodes()[t->node_of(0)].name, "gpu1");
   EXPECT_EQ(t->nodes()[t->node_of(1)].name, "gpu0");
-  EXPECT_THAT(assumed, testing::Contains(HasSubstr("gpu2: the bandwidth of its link was not found out; "
-                                                   "15.75 GB/s assumed")));
+  EXPECT_THAT(assumed,
+              testing::Contains(HasSubstr("gpu2: the bandwidth of its link was not found out; "
+                                          "15.75 GB/s assumed")));
   EXPECT_THAT(assumed, testing::Contains(HasSubstr("the links between its 2 NUMA nodes")));
   // Over NVLink, not PCI; gpu2 over both sockets.
   Routes routes(*t);
@@ -105,7 +106,8 @@ TEST(NcclXml, SeveralHostsByTheirHash) {
 }
 
 TEST(NcclXml, OtherLinks) {
-  const Result<std::vector<Machine>> hosts = parse_nccl_xml(R"(<system version="1"><cpu numaid="0x0" arch="arm64">
+  const Result<std::vector<Machine>> hosts =
+      parse_nccl_xml(R"(<system version="1"><cpu numaid="0x0" arch="arm64">
     <pci busid="0:1" class="0x030200"><gpu dev="0" sm="103"><nvlink target="f" count="10" tclass="0x068000"/>
       <nvlink target="g" count="8" tclass="0x068000"/><c2c bw="44712" count="5"/></gpu></pci>
     <pci busid="0:2" class="0x120000"><gpu dev="1" sm="94" gcn="gfx942"><xgmi target="0:3" count="1" tclass="0x120000"/></gpu></pci>
@@ -138,25 +140,33 @@ TEST(NcclXml, ErrorsNameThePlace) {
            {"<system version='1'><cpu/></system>", "expected attribute numaid of <cpu>"},
            {"<system version='1'><cpu numaid='0'><pci class='0x030200'/></cpu></system>",
             "expected attribute busid of <pci>, found none"},
-           {"<system version='1'><cpu numaid='0'><pci busid='a' link_speed='fast' link_width='16'/></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><pci busid='a' link_speed='fast' "
+            "link_width='16'/></cpu></system>",
             "expected a PCI speed such as \"16.0 GT/s PCIe\" for link_speed, found 'fast'"},
-           {"<system version='1'><cpu numaid='0'><pci busid='a' link_speed='8 GB/s' link_width='16'/></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><pci busid='a' link_speed='8 GB/s' "
+            "link_width='16'/></cpu></system>",
             "expected a PCI speed"},
-           {"<system version='1'><cpu numaid='0'><nic><net name='a' speed='-5'/></nic></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><nic><net name='a' "
+            "speed='-5'/></nic></cpu></system>",
             "expected a number from -1 to 1e+09 for speed, found '-5'"},
-           {"<system version='1'><cpu numaid='0'><nic><net name='a' speed='1e300'/></nic></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><nic><net name='a' "
+            "speed='1e300'/></nic></cpu></system>",
             "for speed, found '1e300'"},
-           {"<system version='1'><cpu numaid='0'><nic><net name='a' speed='nan'/></nic></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><nic><net name='a' "
+            "speed='nan'/></nic></cpu></system>",
             "for speed, found 'nan'"},
            {"<system version='1'><cpu numaid='0' affinity='xyz'/></system>",
             "expected a mask such as \"0000ffff,0000ffff\" for affinity, found 'xyz'"},
            {"<system version='1'><cpu numaid='0'/><cpu numaid='0'/></system>",
             "expected each numaid of a host once, found a second 0"},
-           {"<system version='1'><cpu numaid='0'><pci busid='a' class='0x03'/><pci busid='A' class='0x03'/></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><pci busid='a' class='0x03'/><pci busid='A' "
+            "class='0x03'/></cpu></system>",
             "expected each busid of a host once, found a second a"},
-           {"<system version='1'><cpu numaid='0'><pci busid='a'><gpu dev='0' sm='70'><nvlink target='a' count='0'/></gpu></pci></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><pci busid='a'><gpu dev='0' sm='70'><nvlink "
+            "target='a' count='0'/></gpu></pci></cpu></system>",
             "expected a whole number from 1 to 1024 for count, found '0'"},
-           {"<system version='1'><cpu numaid='0'><pci busid='a'><gpu dev='0' sm='70'><nvlink target='a' count='1'/></gpu></pci></cpu></system>",
+           {"<system version='1'><cpu numaid='0'><pci busid='a'><gpu dev='0' sm='70'><nvlink "
+            "target='a' count='1'/></gpu></pci></cpu></system>",
             "expected another GPU than itself as target"},
            {"<system version='1'><cpu numaid='0'/><link from='0' to='1' speed='5'/></system>",
             "expected a link between two numaids of the host, found 0 and 1"}}) {
@@ -178,11 +188,20 @@ TEST(NcclXml, MutantsNeitherCrashNorHang) {
     for (uint32_t change = random() % 3 + 1; change > 0; --change) {
       const size_t at = random() % text.size();
       switch (random() % 5) {
-        case 0: text[at] = static_cast<char>(random() % 256); break;
-        case 1: text.erase(at, random() % 40 + 1); break;
-        case 2: text.insert(at, text.substr(random() % text.size(), random() % 60)); break;
-        case 3: text.insert(at, 1, "<>/\"'&= 0-9x"[random() % 12]); break;
-        default: text.resize(at + 1);
+        case 0:
+          text[at] = static_cast<char>(random() % 256);
+          break;
+        case 1:
+          text.erase(at, random() % 40 + 1);
+          break;
+        case 2:
+          text.insert(at, text.substr(random() % text.size(), random() % 60));
+          break;
+        case 3:
+          text.insert(at, 1, "<>/\"'&= 0-9x"[random() % 12]);
+          break;
+        default:
+          text.resize(at + 1);
       }
     }
     const Result<std::vector<Machine>> hosts = parse_nccl_xml(text);

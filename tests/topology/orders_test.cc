@@ -32,7 +32,8 @@ void expect_permutation(const std::vector<Rank>& order, uint32_t ranks, const st
 
 // Every container that holds some but not all ranks is left once. `meshed`: inside of hosts, direct
 // links decide instead.
-void expect_contiguous(const Topology& t, const std::vector<Rank>& ring, bool meshed, const std::string& what) {
+void expect_contiguous(const Topology& t, const std::vector<Rank>& ring, bool meshed,
+                       const std::string& what) {
   for (NodeId n = 0; n < t.nodes().size(); ++n) {
     const bool in_host = t.host_of(n) != k_no_node && t.host_of(n) != n;
     if (meshed && in_host) continue;
@@ -81,8 +82,8 @@ TEST(RingOrders, AllRecordedMachinesAloneAndAsClusters) {
 }
 
 TEST(RingOrders, NvLinkMeshesAreCoveredByRingsThatShareNoLink) {
-  for (const auto& [name, count] : {std::pair{"dgx1-p100", 2u}, {"dgx1-v100", 3u}, {"mi300x", 3u},
-                                    {"dgx1-v100*4", 3u}}) {
+  for (const auto& [name, count] :
+       {std::pair{"dgx1-p100", 2u}, {"dgx1-v100", 3u}, {"mi300x", 3u}, {"dgx1-v100*4", 3u}}) {
     const Topology t = load(name);
     const RingOrders o = ring_orders(t);
     ASSERT_EQ(o.rings.size(), count) << name;
@@ -116,9 +117,9 @@ TEST(RingOrders, ClustersUseEveryNic) {
 }
 
 TEST(RingOrders, RacksSocketsAndUnevenHosts) {
-  for (const char* spec :
-       {"rack:3{bw=1GB/s} node:2{bw=1GB/s} socket:2{bw=9GB/s} core:3{bw=9GB/s}",
-        "node:3{nics=2x1GB/s} gpu:[4,1,3]{bw=9GB/s}", "gpu:1{bw=1GB/s}", "gpu:2{bw=1GB/s}", "a:7{bw=1GB/s}"}) {
+  for (const char* spec : {"rack:3{bw=1GB/s} node:2{bw=1GB/s} socket:2{bw=9GB/s} core:3{bw=9GB/s}",
+                           "node:3{nics=2x1GB/s} gpu:[4,1,3]{bw=9GB/s}", "gpu:1{bw=1GB/s}",
+                           "gpu:2{bw=1GB/s}", "a:7{bw=1GB/s}"}) {
     const Result<Topology> t = make_cluster(spec);
     ASSERT_TRUE(t.ok()) << t.status().message();
     for (const auto& ring : ring_orders(*t).rings) {
@@ -228,8 +229,7 @@ TEST(DisjointCycles, AreAsManyAsExhaustiveSearchFinds) {
 TEST(DisjointCycles, LargeGraphsEndInTime) {
   for (uint32_t n : {16u, 32u}) {
     bool complete = false;
-    const auto cycles =
-        disjoint_cycles(std::vector(n, std::vector<uint32_t>(n, 1)), 16, &complete);
+    const auto cycles = disjoint_cycles(std::vector(n, std::vector<uint32_t>(n, 1)), 16, &complete);
     EXPECT_GE(cycles.size(), 4u) << n;  // complete graphs have (n - 1) / 2
   }
 }

@@ -3,8 +3,8 @@
 
 namespace tutti {
 
-// Two sockets; GPUs 0 and 1 with a NIC of two ports on a switch, GPU 2 alone, NVLink 0-1 twofold and to
-// a GPU that is not there; a NIC without PCI.
+// Two sockets; GPUs 0 and 1 with a NIC of two ports on a switch, GPU 2 alone, NVLink 0-1 twofold
+// and to a GPU that is not there; a NIC without PCI.
 inline constexpr const char* k_nccl_sample = R"(<system version="1">
   <cpu numaid="0" affinity="0000ffff,0000ffff" arch="x86_64" vendor="GenuineIntel" familyid="6" modelid="85">
     <pci busid="0000:07:00.0" class="0x060400" vendor="0x10b5" device="0x8764" link_speed="8.0 GT/s PCIe" link_width="16">

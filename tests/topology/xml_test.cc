@@ -63,7 +63,8 @@ TEST(Xml, SizeDepthAndCountsAreCapped) {
   EXPECT_THAT(parse_xml(deep).status().message(), HasSubstr("no more than 64 elements within"));
   std::string wide = "<a>";
   for (uint32_t i = 0; i <= k_max_xml_elements; ++i) wide += "<b/>";
-  EXPECT_THAT(parse_xml(wide + "</a>").status().message(), HasSubstr("no more than 65536 elements"));
+  EXPECT_THAT(parse_xml(wide + "</a>").status().message(),
+              HasSubstr("no more than 65536 elements"));
   std::string many = "<a";
   for (int i = 0; i < 300; ++i) many += " x" + std::to_string(i) + "=''";
   EXPECT_THAT(parse_xml(many + "/>").status().message(), HasSubstr("no more than 256 attributes"));

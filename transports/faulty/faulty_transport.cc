@@ -60,9 +60,7 @@ class FaultyTransport final : public Transport {
     return endpoint.get();
   }
 
-  std::vector<Rank> lost() const override {
-    return alive() ? inner_->lost() : std::vector<Rank>();
-  }
+  std::vector<Rank> lost() const override { return alive() ? inner_->lost() : std::vector<Rank>(); }
 
   Status progress() override {
     ++shared_.ticks;

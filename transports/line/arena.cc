@@ -100,8 +100,8 @@ void ring_sleeper(Bell& bell) {
 constexpr Clock::duration k_one_second = std::chrono::seconds(1);  // tv_nsec holds less
 
 bool sleep_on(Bell& bell, uint32_t seen, Clock::duration timeout) {
-  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::clamp<Clock::duration>(timeout, Clock::duration::zero(), k_one_second - Clock::duration(1)));
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::clamp<Clock::duration>(
+      timeout, Clock::duration::zero(), k_one_second - Clock::duration(1)));
   timespec span{0, static_cast<long>(ns.count())};
   return ::syscall(SYS_futex, &bell.word, FUTEX_WAIT, seen, &span, nullptr, 0) != 0 &&
          errno == ETIMEDOUT;

@@ -150,8 +150,8 @@ class OwnedArena : public Arena {
 };
 
 // Wakes the owner of `bell` if it sleeps. The flag is read without a fence behind the store it
-// announces, so a wake-up can be missed when both happen within nanoseconds: wait() bounds sleeps to
-// k_longest_sleep for that reason (unless fence_peers() helps), and senders stay free of fences.
+// announces, so a wake-up can be missed when both happen within nanoseconds: wait() bounds sleeps
+// to k_longest_sleep for that reason (unless fence_peers() helps), and senders stay free of fences.
 void ring_sleeper(Bell& bell);
 inline void ring(Bell& bell) {
   if (bell.sleeping.load(std::memory_order_relaxed) != 0) [[unlikely]]

@@ -5,8 +5,8 @@
 #include <string>
 #include <utility>
 
-#include "transports/line/line_transport.h"
 #include "kernels/cpu/kernels.h"
+#include "transports/line/line_transport.h"
 
 namespace tutti::line {
 namespace {

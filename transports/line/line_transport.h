@@ -39,8 +39,8 @@ class LineTransport : public Transport {
                         MemoryRef* ref) = 0;
   // Where a peer's memory lies here; null when it cannot be addressed.
   virtual Result<const std::byte*> import_ref(Rank peer, MemoryRef ref, uint64_t bytes) = 0;
-  // Orders this rank's "I sleep" before whatever its peers send next; false where that cannot be had
-  // without fences in the senders.
+  // Orders this rank's "I sleep" before whatever its peers send next; false where that cannot be
+  // had without fences in the senders.
   virtual bool fence_peers() { return false; }
   // An endpoint that waits in vain asks whether its peer is still there.
   void look_after(LineEndpoint& endpoint);

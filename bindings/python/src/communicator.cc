@@ -31,9 +31,9 @@ void PyWork::wait(std::optional<double> timeout) {
   if (timeout && *timeout < 0) throw nb::value_error("wait: timeout is negative");
   Outstanding& o = *outstanding_;
   Status status;
-  const auto patience = timeout ? std::chrono::nanoseconds(static_cast<int64_t>(
-                                      std::max(*timeout, 1e-9) * 1e9))
-                                : std::chrono::nanoseconds(0);
+  const auto patience =
+      timeout ? std::chrono::nanoseconds(static_cast<int64_t>(std::max(*timeout, 1e-9) * 1e9))
+              : std::chrono::nanoseconds(0);
   const std::shared_ptr<Outstanding> keep = outstanding_;
   const bool ended = wait_interruptibly(
       o.work, patience, [&] { o.communicator->abort("interrupted by a signal of the program"); },
@@ -119,9 +119,8 @@ void PyCommunicator::run(Prepared prepared) {
     return start(std::move(one), false).wait(std::nullopt);
   }
   CallGuard guard(*this);
-  throw_if_error(
-      BlockingCall::run([&] { return prepared.operation.issue(*communicator_); }),
-      communicator_->rank());
+  throw_if_error(BlockingCall::run([&] { return prepared.operation.issue(*communicator_); }),
+                 communicator_->rank());
 }
 
 void PyCommunicator::barrier() { run({}); }
@@ -173,8 +172,9 @@ void PyCommunicator::finalize() {
 void PyCommunicator::destroy() {
   if (communicator_ == nullptr) return;
   if (calls_ > 0)
-    throw_status(Status(Code::invalid_usage,
-                        "destroy: another thread is in a call of this communicator; abort it first"));
+    throw_status(
+        Status(Code::invalid_usage,
+               "destroy: another thread is in a call of this communicator; abort it first"));
   if (getpid() == process_ && communicator_->error().ok()) wait_outstanding();
   abandon();
 }
@@ -215,8 +215,7 @@ void Group::leave(bool failed) {
     return members[0].communicator->run_group(std::move(members[0].prepared));
   // Many communicators: each on its own progress thread, so that none waits for another.
   std::vector<PyWork> works;
-  for (Member& m : members)
-    works.push_back(m.communicator->start(std::move(m.prepared), true));
+  for (Member& m : members) works.push_back(m.communicator->start(std::move(m.prepared), true));
   std::optional<nb::python_error> first;
   for (PyWork& work : works) {
     try {

@@ -24,7 +24,8 @@ struct Outstanding {
 
 class PyWork {
  public:
-  explicit PyWork(std::shared_ptr<Outstanding> outstanding) : outstanding_(std::move(outstanding)) {}
+  explicit PyWork(std::shared_ptr<Outstanding> outstanding)
+      : outstanding_(std::move(outstanding)) {}
   bool done() const { return outstanding_->work.done(); }
   // Throws the operation's error, or TimeoutError after `timeout` seconds.
   void wait(std::optional<double> timeout);

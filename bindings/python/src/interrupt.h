@@ -1,5 +1,5 @@
-// Ctrl-C inside a wait: blocking calls run without the GIL, and handle the program's signals now and
-// then while nothing moves.
+// Ctrl-C inside a wait: blocking calls run without the GIL, and handle the program's signals now
+// and then while nothing moves.
 #pragma once
 
 #include <chrono>

@@ -199,8 +199,8 @@ bool MemoryView::same_shape(const MemoryView& o) const {
 std::string MemoryView::shape_text() const {
   std::string text;
   for (int d = 0; d < dimensions_; ++d)
-    text += (d == 0 ? "" : ", ") + std::to_string(shape_ == nullptr ? static_cast<int64_t>(items_)
-                                                                    : shape_[d]);
+    text += (d == 0 ? "" : ", ") +
+            std::to_string(shape_ == nullptr ? static_cast<int64_t>(items_) : shape_[d]);
   return "(" + text + (dimensions_ == 1 ? ",)" : ")");
 }
 

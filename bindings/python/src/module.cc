@@ -93,9 +93,10 @@ std::vector<nb::object> init_all(int64_t ranks, const Config* config) {
 
 void check_stream(const char* call, nb::handle stream) {
   if (!stream.is_none())
-    throw_status(Status(Code::unsupported,
-                        std::string(call) + ": stream must be None: host memory has no streams, and "
-                        "this is not the CUDA build"));
+    throw_status(
+        Status(Code::unsupported, std::string(call) +
+                                      ": stream must be None: host memory has no streams, and "
+                                      "this is not the CUDA build"));
 }
 
 // Sends what `prepare` made either to the blocking or to the asynchronous form.
@@ -144,99 +145,110 @@ void bind_collectives(CommunicatorClass& c) {
   const auto a_root = nb::arg("root") = 0;
   const auto a_stream = nb::arg("stream").none() = nb::none();
 
-  method("allreduce", "all_reduce", send + maybe_recv + op + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, nb::handle stream_) {
-           check_stream("allreduce", stream_);
-           return issue<k_async>(self, prepare_all_reduce(self.place("allreduce"), s, r, o));
-         },
-         "Reduces sendbuf over all ranks into recvbuf on every rank; in place when recvbuf is None.",
-         a_send, a_recv, a_op, nb::kw_only(), a_stream);
-  method("reduce", nullptr, send + maybe_recv + op + root + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, int64_t root_,
-            nb::handle stream_) {
-           check_stream("reduce", stream_);
-           return issue<k_async>(self, prepare_reduce(self.place("reduce"), s, r, o, root_));
-         },
-         "Reduces sendbuf over all ranks into recvbuf on root; in place there when recvbuf is None.",
-         a_send, a_recv, a_op, a_root, nb::kw_only(), a_stream);
-  method("broadcast", nullptr, maybe_send + maybe_recv + root + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
-           check_stream("broadcast", stream_);
-           return issue<k_async>(self, prepare_broadcast(self.place("broadcast"), s, r, root_));
-         },
-         "Copies root's sendbuf into recvbuf on every rank; recvbuf None: sendbuf is both.", a_send,
-         a_recv, a_root, nb::kw_only(), a_stream);
-  method("allgather", "all_gather", maybe_send + recv + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, nb::handle stream_) {
-           check_stream("allgather", stream_);
-           return issue<k_async>(self, prepare_all_gather(self.place("allgather"), s, r));
-         },
-         "Concatenates every rank's sendbuf, in the order of ranks, into recvbuf on every rank. "
-         "sendbuf None: this rank's block of recvbuf.",
-         a_send, a_must, nb::kw_only(), a_stream);
-  method("reduce_scatter", nullptr, send + maybe_recv + op + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, nb::handle stream_) {
-           check_stream("reduce_scatter", stream_);
-           return issue<k_async>(self, prepare_reduce_scatter(self.place("reduce_scatter"), s, r, o));
-         },
-         "Reduces sendbuf (nranks blocks) over all ranks; block i goes to recvbuf of rank i. recvbuf "
-         "None: into this rank's block of sendbuf.",
-         a_send, a_recv, a_op, nb::kw_only(), a_stream);
-  method("alltoall", "all_to_all", send + maybe_recv + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, nb::handle stream_) {
-           check_stream("alltoall", stream_);
-           return issue<k_async>(self, prepare_all_to_all(self.place("alltoall"), s, r));
-         },
-         "Block i of sendbuf goes to rank i, which stores it as block `rank` of recvbuf; in place "
-         "when recvbuf is None.",
-         a_send, a_recv, nb::kw_only(), a_stream);
-  method("alltoallv", "all_to_all_v",
-         send + ", sendcounts: Sequence[int]" + recv +
-             ", recvcounts: Sequence[int], senddispls: Sequence[int] = (), recvdispls: "
-             "Sequence[int] = ()" +
-             stream,
-         [](PyCommunicator& self, nb::handle s, std::vector<int64_t> sc, nb::handle r,
-            std::vector<int64_t> rc, std::vector<int64_t> sd, std::vector<int64_t> rd,
-            nb::handle stream_) {
-           check_stream("alltoallv", stream_);
-           return issue<k_async>(
-               self, prepare_all_to_all_v(self.place("alltoallv"), s, std::move(sc), r,
-                                          std::move(rc), std::move(sd), std::move(rd)));
-         },
-         "alltoall with a count (in items) for every rank; displacements default to blocks one after "
-         "the other.",
-         a_send, "sendcounts"_a, a_must, "recvcounts"_a, "senddispls"_a = nb::make_tuple(),
-         "recvdispls"_a = nb::make_tuple(), nb::kw_only(), a_stream);
-  method("gather", nullptr, maybe_send + maybe_recv + root + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
-           check_stream("gather", stream_);
-           return issue<k_async>(self, prepare_gather(self.place("gather"), s, r, root_));
-         },
-         "Concatenates every rank's sendbuf into recvbuf on root (elsewhere recvbuf is ignored).",
-         a_send, a_recv, a_root, nb::kw_only(), a_stream);
-  method("scatter", nullptr, maybe_send + maybe_recv + root + stream,
-         [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
-           check_stream("scatter", stream_);
-           return issue<k_async>(self, prepare_scatter(self.place("scatter"), s, r, root_));
-         },
-         "Block i of root's sendbuf goes to recvbuf of rank i (sendbuf is ignored elsewhere).",
-         a_send, a_recv, a_root, nb::kw_only(), a_stream);
-  method("send", nullptr, send + ", peer: int" + stream,
-         [](PyCommunicator& self, nb::handle s, int64_t peer, nb::handle stream_) {
-           check_stream("send", stream_);
-           return issue<k_async>(self, prepare_send(self.place("send"), s, peer));
-         },
-         "Sends sendbuf to peer, which must call recv with as many items of the same type.", a_send,
-         "peer"_a, nb::kw_only(), a_stream);
-  method("recv", nullptr, recv + ", peer: int" + stream,
-         [](PyCommunicator& self, nb::handle r, int64_t peer, nb::handle stream_) {
-           check_stream("recv", stream_);
-           return issue<k_async>(self, prepare_recv(self.place("recv"), r, peer));
-         },
-         "Receives recvbuf from peer.", a_must, "peer"_a, nb::kw_only(), a_stream);
-  method("barrier", nullptr, "",
-         [](PyCommunicator& self) { return issue<k_async>(self, Prepared{}); },
-         "Returns (or is done) when every rank has called it.");
+  method(
+      "allreduce", "all_reduce", send + maybe_recv + op + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, nb::handle stream_) {
+        check_stream("allreduce", stream_);
+        return issue<k_async>(self, prepare_all_reduce(self.place("allreduce"), s, r, o));
+      },
+      "Reduces sendbuf over all ranks into recvbuf on every rank; in place when recvbuf is None.",
+      a_send, a_recv, a_op, nb::kw_only(), a_stream);
+  method(
+      "reduce", nullptr, send + maybe_recv + op + root + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, int64_t root_,
+         nb::handle stream_) {
+        check_stream("reduce", stream_);
+        return issue<k_async>(self, prepare_reduce(self.place("reduce"), s, r, o, root_));
+      },
+      "Reduces sendbuf over all ranks into recvbuf on root; in place there when recvbuf is None.",
+      a_send, a_recv, a_op, a_root, nb::kw_only(), a_stream);
+  method(
+      "broadcast", nullptr, maybe_send + maybe_recv + root + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
+        check_stream("broadcast", stream_);
+        return issue<k_async>(self, prepare_broadcast(self.place("broadcast"), s, r, root_));
+      },
+      "Copies root's sendbuf into recvbuf on every rank; recvbuf None: sendbuf is both.", a_send,
+      a_recv, a_root, nb::kw_only(), a_stream);
+  method(
+      "allgather", "all_gather", maybe_send + recv + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, nb::handle stream_) {
+        check_stream("allgather", stream_);
+        return issue<k_async>(self, prepare_all_gather(self.place("allgather"), s, r));
+      },
+      "Concatenates every rank's sendbuf, in the order of ranks, into recvbuf on every rank. "
+      "sendbuf None: this rank's block of recvbuf.",
+      a_send, a_must, nb::kw_only(), a_stream);
+  method(
+      "reduce_scatter", nullptr, send + maybe_recv + op + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, nb::handle stream_) {
+        check_stream("reduce_scatter", stream_);
+        return issue<k_async>(self, prepare_reduce_scatter(self.place("reduce_scatter"), s, r, o));
+      },
+      "Reduces sendbuf (nranks blocks) over all ranks; block i goes to recvbuf of rank i. recvbuf "
+      "None: into this rank's block of sendbuf.",
+      a_send, a_recv, a_op, nb::kw_only(), a_stream);
+  method(
+      "alltoall", "all_to_all", send + maybe_recv + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, nb::handle stream_) {
+        check_stream("alltoall", stream_);
+        return issue<k_async>(self, prepare_all_to_all(self.place("alltoall"), s, r));
+      },
+      "Block i of sendbuf goes to rank i, which stores it as block `rank` of recvbuf; in place "
+      "when recvbuf is None.",
+      a_send, a_recv, nb::kw_only(), a_stream);
+  method(
+      "alltoallv", "all_to_all_v",
+      send + ", sendcounts: Sequence[int]" + recv +
+          ", recvcounts: Sequence[int], senddispls: Sequence[int] = (), recvdispls: "
+          "Sequence[int] = ()" +
+          stream,
+      [](PyCommunicator& self, nb::handle s, std::vector<int64_t> sc, nb::handle r,
+         std::vector<int64_t> rc, std::vector<int64_t> sd, std::vector<int64_t> rd,
+         nb::handle stream_) {
+        check_stream("alltoallv", stream_);
+        return issue<k_async>(
+            self, prepare_all_to_all_v(self.place("alltoallv"), s, std::move(sc), r, std::move(rc),
+                                       std::move(sd), std::move(rd)));
+      },
+      "alltoall with a count (in items) for every rank; displacements default to blocks one after "
+      "the other.",
+      a_send, "sendcounts"_a, a_must, "recvcounts"_a, "senddispls"_a = nb::make_tuple(),
+      "recvdispls"_a = nb::make_tuple(), nb::kw_only(), a_stream);
+  method(
+      "gather", nullptr, maybe_send + maybe_recv + root + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
+        check_stream("gather", stream_);
+        return issue<k_async>(self, prepare_gather(self.place("gather"), s, r, root_));
+      },
+      "Concatenates every rank's sendbuf into recvbuf on root (elsewhere recvbuf is ignored).",
+      a_send, a_recv, a_root, nb::kw_only(), a_stream);
+  method(
+      "scatter", nullptr, maybe_send + maybe_recv + root + stream,
+      [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
+        check_stream("scatter", stream_);
+        return issue<k_async>(self, prepare_scatter(self.place("scatter"), s, r, root_));
+      },
+      "Block i of root's sendbuf goes to recvbuf of rank i (sendbuf is ignored elsewhere).", a_send,
+      a_recv, a_root, nb::kw_only(), a_stream);
+  method(
+      "send", nullptr, send + ", peer: int" + stream,
+      [](PyCommunicator& self, nb::handle s, int64_t peer, nb::handle stream_) {
+        check_stream("send", stream_);
+        return issue<k_async>(self, prepare_send(self.place("send"), s, peer));
+      },
+      "Sends sendbuf to peer, which must call recv with as many items of the same type.", a_send,
+      "peer"_a, nb::kw_only(), a_stream);
+  method(
+      "recv", nullptr, recv + ", peer: int" + stream,
+      [](PyCommunicator& self, nb::handle r, int64_t peer, nb::handle stream_) {
+        check_stream("recv", stream_);
+        return issue<k_async>(self, prepare_recv(self.place("recv"), r, peer));
+      },
+      "Receives recvbuf from peer.", a_must, "peer"_a, nb::kw_only(), a_stream);
+  method(
+      "barrier", nullptr, "", [](PyCommunicator& self) { return issue<k_async>(self, Prepared{}); },
+      "Returns (or is done) when every rank has called it.");
 }
 
 // --- communicators from communicators
@@ -309,23 +321,26 @@ void bind_life_cycle(CommunicatorClass& c) {
                "nranks communicators of this process, connected; one for each thread to use.");
   c.def_prop_ro("rank", [](PyCommunicator& s) { return s.get()->rank(); });
   c.def_prop_ro("nranks", [](PyCommunicator& s) { return s.get()->ranks(); });
-  c.def_prop_ro("ranks", [](PyCommunicator& s) { return s.get()->ranks(); }, "nranks");
+  c.def_prop_ro(
+      "ranks", [](PyCommunicator& s) { return s.get()->ranks(); }, "nranks");
   c.def_prop_ro("is_valid", &PyCommunicator::valid, "False after destroy().");
   c.def("finalize", &PyCommunicator::finalize, "Waits for outstanding work and says goodbye.");
   c.def("destroy", &PyCommunicator::destroy, "finalize(), then frees everything.");
   c.def("abort", &PyCommunicator::abort, "reason"_a = "the program aborted it",
         "From any thread: ends the running operation here and on all ranks.");
-  c.def("revoke",
-        [](PyCommunicator& s, const std::string& reason) {
-          std::shared_ptr<Communicator> comm = s.get();
-          nb::gil_scoped_release without_gil;
-          comm->revoke(reason);
-        },
-        "reason"_a = "revoke() was called",
-        "From any thread: ends the running operation here and on every rank that can be reached. "
-        "Then only failed(), agree(), shrink() and destroy() go on.");
-  c.def("failed", [](PyCommunicator& s) { return s.get()->failed(); },
-        "Ranks that this rank knows to have died or left.");
+  c.def(
+      "revoke",
+      [](PyCommunicator& s, const std::string& reason) {
+        std::shared_ptr<Communicator> comm = s.get();
+        nb::gil_scoped_release without_gil;
+        comm->revoke(reason);
+      },
+      "reason"_a = "revoke() was called",
+      "From any thread: ends the running operation here and on every rank that can be reached. "
+      "Then only failed(), agree(), shrink() and destroy() go on.");
+  c.def(
+      "failed", [](PyCommunicator& s) { return s.get()->failed(); },
+      "Ranks that this rank knows to have died or left.");
   c.def("agree", &agree, "flags"_a = ~uint64_t{0}, "timeout"_a = 30.0,
         "(flags, failed): the AND of the survivors' flags and the union of the failed ranks that "
         "they know, the same on each.");
@@ -333,62 +348,70 @@ void bind_life_cycle(CommunicatorClass& c) {
         nb::sig("def split(self, color: int | None, key: int = 0, config: Config | None = None) -> "
                 "Communicator | None"),
         "Collective: ranks of the same color form a communicator, ordered by key. None opts out.");
-  c.def("shrink", &shrink, "exclude_ranks"_a, "config"_a = nb::none(),
-        "Called by every rank that is not excluded, with the same set: a communicator without them.");
+  c.def(
+      "shrink", &shrink, "exclude_ranks"_a, "config"_a = nb::none(),
+      "Called by every rank that is not excluded, with the same set: a communicator without them.");
   c.def("get_unique_id", &grow_id, "The id under which new ranks enter: see grow().");
   c.def("grow", &grow, "nranks"_a, "unique_id"_a = nb::none(), "config"_a = nb::none(),
         "Collective with Communicator.init() of the new ranks: a communicator of nranks ranks. The "
         "rank that called get_unique_id() passes the id.");
-  c.def("get_async_error",
-        [](PyCommunicator& s) -> nb::object {
-          const Status status = s.get()->error();
-          return status.ok() ? nb::none() : make_exception(status, s.get()->rank());
-        },
-        nb::sig("def get_async_error(self) -> tutti._errors.TuttiError | None"),
-        "The first cause that broke the communicator, or None.");
-  c.def("on_late",
-        [](PyCommunicator& s, nb::callable callback) {
-          // Copies of the function come and go without the GIL: the object is shared, and never
-          // freed (a communicator has one).
-          auto* kept = new nb::callable(std::move(callback));
-          s.get()->on_late([kept](const std::string& text) {
-            nb::gil_scoped_acquire gil;
-            try {
-              (*kept)(text);
-            } catch (nb::python_error& e) {
-              e.discard_as_unraisable("tutti on_late callback");
-            }
-          });
-        },
-        "callback"_a, nb::sig("def on_late(self, callback: collections.abc.Callable[[str], object]) -> None"),
-        "Calls back, once per operation, when one is later than Config.late_after.");
-  c.def("explain",
-        [](PyCommunicator& s, const std::string& collective, size_t count, const std::string& dtype,
-           Rank root) {
-          const std::optional<Collective> which = parse_collective(collective);
-          const std::optional<DType> type = parse_dtype(dtype);
-          if (!which) throw_value_error({"explain", "collective"}, "is unknown: " + collective);
-          if (!type) throw_value_error({"explain", "dtype"}, "is unknown: " + dtype);
-          return s.get()->explain(*which, count, *type, root);
-        },
-        "collective"_a, "count"_a, "dtype"_a = "float32", "root"_a = 0,
-        "How a call would run: algorithm, transport, rounds.");
-  c.def("register_buffer",
-        [](PyCommunicator& s, nb::handle buffer) {
-          s.get();
-          return RegisteredBuffer{MemoryView(buffer, false, {"register_buffer", "buffer"})};
-        },
-        "buffer"_a, nb::sig("def register_buffer(self, buffer: " TUTTI_ARRAY ") -> Buffer"),
-        "Looks at an array once. The result stands for it in calls and saves a microsecond each.");
-  c.def("__enter__", [](nb::handle self) { return nb::borrow(self); },
-        nb::sig("def __enter__(self) -> Communicator"));
-  c.def("__exit__",
-        [](PyCommunicator& s, nb::handle type, nb::handle, nb::handle) {
-          if (!type.is_none() && s.valid()) s.get()->abort("the program left by an exception");
-          s.destroy();
-        },
-        "type"_a.none(), "value"_a.none(), "traceback"_a.none(),
-        nb::sig("def __exit__(self, type: object, value: object, traceback: object) -> None"));
+  c.def(
+      "get_async_error",
+      [](PyCommunicator& s) -> nb::object {
+        const Status status = s.get()->error();
+        return status.ok() ? nb::none() : make_exception(status, s.get()->rank());
+      },
+      nb::sig("def get_async_error(self) -> tutti._errors.TuttiError | None"),
+      "The first cause that broke the communicator, or None.");
+  c.def(
+      "on_late",
+      [](PyCommunicator& s, nb::callable callback) {
+        // Copies of the function come and go without the GIL: the object is shared, and never
+        // freed (a communicator has one).
+        auto* kept = new nb::callable(std::move(callback));
+        s.get()->on_late([kept](const std::string& text) {
+          nb::gil_scoped_acquire gil;
+          try {
+            (*kept)(text);
+          } catch (nb::python_error& e) {
+            e.discard_as_unraisable("tutti on_late callback");
+          }
+        });
+      },
+      "callback"_a,
+      nb::sig("def on_late(self, callback: collections.abc.Callable[[str], object]) -> None"),
+      "Calls back, once per operation, when one is later than Config.late_after.");
+  c.def(
+      "explain",
+      [](PyCommunicator& s, const std::string& collective, size_t count, const std::string& dtype,
+         Rank root) {
+        const std::optional<Collective> which = parse_collective(collective);
+        const std::optional<DType> type = parse_dtype(dtype);
+        if (!which) throw_value_error({"explain", "collective"}, "is unknown: " + collective);
+        if (!type) throw_value_error({"explain", "dtype"}, "is unknown: " + dtype);
+        return s.get()->explain(*which, count, *type, root);
+      },
+      "collective"_a, "count"_a, "dtype"_a = "float32", "root"_a = 0,
+      "How a call would run: algorithm, transport, rounds.");
+  c.def(
+      "register_buffer",
+      [](PyCommunicator& s, nb::handle buffer) {
+        s.get();
+        return RegisteredBuffer{MemoryView(buffer, false, {"register_buffer", "buffer"})};
+      },
+      "buffer"_a, nb::sig("def register_buffer(self, buffer: " TUTTI_ARRAY ") -> Buffer"),
+      "Looks at an array once. The result stands for it in calls and saves a microsecond each.");
+  c.def(
+      "__enter__", [](nb::handle self) { return nb::borrow(self); },
+      nb::sig("def __enter__(self) -> Communicator"));
+  c.def(
+      "__exit__",
+      [](PyCommunicator& s, nb::handle type, nb::handle, nb::handle) {
+        if (!type.is_none() && s.valid()) s.get()->abort("the program left by an exception");
+        s.destroy();
+      },
+      "type"_a.none(), "value"_a.none(), "traceback"_a.none(),
+      nb::sig("def __exit__(self, type: object, value: object, traceback: object) -> None"));
   c.def("__repr__", [](PyCommunicator& s) {
     if (!s.valid()) return std::string("<tutti.Communicator, destroyed>");
     return "<tutti.Communicator rank " + std::to_string(s.get()->rank()) + " of " +
@@ -415,24 +438,26 @@ void bind_values(nb::module_& m) {
       .def(nb::init<double>(), "factor"_a)
       .def_ro("factor", &PreMulSum::factor);
 
-  nb::class_<UniqueId>(m, "UniqueId",
-                       "128 bytes that let ranks find each other. Holds the job's secret: do not log.")
+  nb::class_<UniqueId>(
+      m, "UniqueId",
+      "128 bytes that let ranks find each other. Holds the job's secret: do not log.")
       .def_static("create",
                   [] {
                     Result<UniqueId> id = UniqueId::create();
                     if (!id) throw_status(id.status());
                     return *id;
                   })
-      .def_static("from_bytes",
-                  [](nb::bytes data) { return id_from_bytes("UniqueId.from_bytes", data); },
-                  "data"_a)
+      .def_static(
+          "from_bytes", [](nb::bytes data) { return id_from_bytes("UniqueId.from_bytes", data); },
+          "data"_a)
       .def("__bytes__",
            [](const UniqueId& id) { return nb::bytes(id.bytes.data(), id.bytes.size()); })
-      .def("__eq__",
-           [](const UniqueId& a, nb::handle b) {
-             return nb::isinstance<UniqueId>(b) && a == nb::cast<const UniqueId&>(b);
-           },
-           nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def(
+          "__eq__",
+          [](const UniqueId& a, nb::handle b) {
+            return nb::isinstance<UniqueId>(b) && a == nb::cast<const UniqueId&>(b);
+          },
+          nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__",
            [](const UniqueId& id) { return nb::hash(nb::bytes(id.bytes.data(), id.bytes.size())); })
       .def("__repr__", [](const UniqueId& id) { return "<tutti.UniqueId " + id.to_string() + ">"; })
@@ -471,9 +496,10 @@ void bind_values(nb::module_& m) {
                    [](RegisteredBuffer& b) { return b.view.items() * b.view.element().bytes(); });
   RegisteredBuffer::type = reinterpret_cast<PyTypeObject*>(nb::type<RegisteredBuffer>().ptr());
 
-  nb::class_<SharedMemory>(m, "SharedMemory", nb::type_slots(shared_memory_slots),
-                           "Zero-filled memory that the ranks of a host reach directly, as a buffer. "
-                           "Freed with its last user.")
+  nb::class_<SharedMemory>(
+      m, "SharedMemory", nb::type_slots(shared_memory_slots),
+      "Zero-filled memory that the ranks of a host reach directly, as a buffer. "
+      "Freed with its last user.")
       .def(nb::init<size_t>(), "nbytes"_a)
       .def("__len__", [](const SharedMemory& s) { return s.bytes; });
 
@@ -484,16 +510,18 @@ void bind_values(nb::module_& m) {
 
   nb::class_<Group>(m, "Group")
       .def(nb::init<>())
-      .def("__enter__",
-           [](nb::handle self) {
-             nb::cast<Group&>(self).enter();
-             return nb::borrow(self);
-           },
-           nb::sig("def __enter__(self) -> Group"))
-      .def("__exit__",
-           [](Group& g, nb::handle type, nb::handle, nb::handle) { g.leave(!type.is_none()); },
-           "type"_a.none(), "value"_a.none(), "traceback"_a.none(),
-           nb::sig("def __exit__(self, type: object, value: object, traceback: object) -> None"));
+      .def(
+          "__enter__",
+          [](nb::handle self) {
+            nb::cast<Group&>(self).enter();
+            return nb::borrow(self);
+          },
+          nb::sig("def __enter__(self) -> Group"))
+      .def(
+          "__exit__",
+          [](Group& g, nb::handle type, nb::handle, nb::handle) { g.leave(!type.is_none()); },
+          "type"_a.none(), "value"_a.none(), "traceback"_a.none(),
+          nb::sig("def __exit__(self, type: object, value: object, traceback: object) -> None"));
 }
 
 }  // namespace
@@ -510,10 +538,10 @@ NB_MODULE(_core, m) {
   bind_collectives<false>(communicator);
   bind_collectives<true>(communicator);
   m.def("version", [] { return std::string(tutti::version()); });
-  m.def("close_all_resources",
-        [] {
-          for (PyCommunicator* c : std::vector<PyCommunicator*>(PyCommunicator::live()))
-            c->abandon();
-        },
-        "Destroys every communicator of this process; aborts those with operations outstanding.");
+  m.def(
+      "close_all_resources",
+      [] {
+        for (PyCommunicator* c : std::vector<PyCommunicator*>(PyCommunicator::live())) c->abandon();
+      },
+      "Destroys every communicator of this process; aborts those with operations outstanding.");
 }

@@ -15,8 +15,9 @@ ArgumentName recv_of(const Place& p) { return {p.call, "recvbuf"}; }
 
 Rank check_rank(const Place& place, const char* argument, int64_t rank) {
   if (rank < 0 || rank >= place.ranks)
-    throw_value_error({place.call, argument}, fmt::format("is {}; this communicator has ranks 0 to {}",
-                                                          rank, place.ranks - 1));
+    throw_value_error(
+        {place.call, argument},
+        fmt::format("is {}; this communicator has ranks 0 to {}", rank, place.ranks - 1));
   return static_cast<Rank>(rank);
 }
 
@@ -300,15 +301,15 @@ void check_counts(const Place& place, const MemoryView& view, const ArgumentName
                   const char* offsets_name, std::vector<int64_t> offsets,
                   std::vector<size_t>* counts_out, std::vector<size_t>* offsets_out) {
   if (counts.size() != place.ranks)
-    throw_value_error({place.call, counts_name}, fmt::format("has {} entries for {} ranks",
-                                                             counts.size(), place.ranks));
+    throw_value_error({place.call, counts_name},
+                      fmt::format("has {} entries for {} ranks", counts.size(), place.ranks));
   if (offsets.empty()) {
     offsets.resize(counts.size());
     std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), int64_t{0});
   }
   if (offsets.size() != place.ranks)
-    throw_value_error({place.call, offsets_name}, fmt::format("has {} entries for {} ranks",
-                                                              offsets.size(), place.ranks));
+    throw_value_error({place.call, offsets_name},
+                      fmt::format("has {} entries for {} ranks", offsets.size(), place.ranks));
   const auto items = static_cast<int64_t>(view.items());
   for (size_t p = 0; p < counts.size(); ++p) {
     if (counts[p] < 0 || offsets[p] < 0 || offsets[p] > items || counts[p] > items - offsets[p])

@@ -41,8 +41,8 @@ Result<std::vector<uint8_t>> wait_for_key(c10d::Store& store, const std::string&
   while (!store.check({key})) {
     if (stopped && stopped()) return Status(Code::aborted, "the process group was shut down");
     if (std::chrono::steady_clock::now() > deadline)
-      return Status(Code::timeout, who + " did not come within " +
-                                       std::to_string(timeout.count()) + " ms");
+      return Status(Code::timeout,
+                    who + " did not come within " + std::to_string(timeout.count()) + " ms");
     std::this_thread::sleep_for(pause);
     pause = std::min(2 * pause, milliseconds(20));
   }
@@ -139,8 +139,8 @@ std::vector<size_t> block_items(const char* which, const at::Tensor& tensor,
                       " has ", rows, " rows, which ", ranks, " ranks cannot share evenly");
     return std::vector<size_t>(ranks, static_cast<size_t>(tensor.numel()) / ranks);
   }
-  TORCH_CHECK_VALUE(splits.size() == ranks, "tutti: alltoall_base: ", splits.size(), " split sizes of ",
-                    which, " for ", ranks, " ranks");
+  TORCH_CHECK_VALUE(splits.size() == ranks, "tutti: alltoall_base: ", splits.size(),
+                    " split sizes of ", which, " for ", ranks, " ranks");
   int64_t total = 0;
   std::vector<size_t> items;
   for (int64_t s : splits) {
@@ -148,8 +148,8 @@ std::vector<size_t> block_items(const char* which, const at::Tensor& tensor,
     total += s;
     items.push_back(static_cast<size_t>(s * row));
   }
-  TORCH_CHECK_VALUE(total == rows, "tutti: alltoall_base: split sizes of ", which, " sum to ", total,
-                    ", but it has ", rows, " rows");
+  TORCH_CHECK_VALUE(total == rows, "tutti: alltoall_base: split sizes of ", which, " sum to ",
+                    total, ", but it has ", rows, " rows");
   return items;
 }
 
@@ -181,9 +181,8 @@ Status exchange(Communicator& c, const at::Tensor& in, std::vector<size_t> send,
 c10::intrusive_ptr<c10d::Backend> TuttiBackend::create(const c10::intrusive_ptr<c10d::Store>& store,
                                                        int rank, int size, milliseconds timeout) {
   WithoutGil without_gil;
-  Result<std::unique_ptr<Communicator>> made =
-      meet(*store, "tutti/id", static_cast<Rank>(rank), static_cast<uint32_t>(size), timeout,
-           "rank 0");
+  Result<std::unique_ptr<Communicator>> made = meet(*store, "tutti/id", static_cast<Rank>(rank),
+                                                    static_cast<uint32_t>(size), timeout, "rank 0");
   if (!made) fail(made.status());
   return c10::make_intrusive<TuttiBackend>(store, rank, size, timeout, std::move(*made));
 }
@@ -270,10 +269,10 @@ Status TuttiBackend::run(const Body& body) {
 c10::intrusive_ptr<TuttiWork> TuttiBackend::make_work(Call& call) {
   TORCH_CHECK(!shut_down_, "tutti: the process group was shut down");
   const bool bounded = call.timeout != c10d::kUnsetTimeout && call.timeout != options_->timeout;
-  auto work = c10::make_intrusive<TuttiWork>(
-      rank_, call.type, call.title, std::move(call.outputs), ++sequence_,
-      bounded ? call.timeout : kNoTimeout,
-      [this](const std::string& reason) { abort_all(reason); });
+  auto work =
+      c10::make_intrusive<TuttiWork>(rank_, call.type, call.title, std::move(call.outputs),
+                                     ++sequence_, bounded ? call.timeout : kNoTimeout,
+                                     [this](const std::string& reason) { abort_all(reason); });
   if (coalescing_) coalesced_.push_back(work);
   return work;
 }
@@ -286,8 +285,8 @@ TuttiBackend::WorkPtr TuttiBackend::launch(Call call, Body body) {
     WithoutGil without_gil;
     std::unique_lock lock(issuing_);
     if (!async && pending_ == 0) {
-      // The caller would only wait: it does the work itself. Whoever issues meanwhile waits, since a
-      // communicator has one caller at a time.
+      // The caller would only wait: it does the work itself. Whoever issues meanwhile waits, since
+      // a communicator has one caller at a time.
       const Status status = run(body);
       lock.unlock();
       work->complete(status);
@@ -368,8 +367,8 @@ TuttiBackend::WorkPtr TuttiBackend::reduce(Tensors& tensors, const c10d::ReduceO
   check_root("reduce", o.rootRank);
   check_reduction("reduce", tensors[0], o.reduceOp);
   return launch({OpType::REDUCE, "tutti:reduce", tensors, o.timeout, o.asyncOp},
-                [t = tensors[0], op = o.reduceOp, root = static_cast<Rank>(o.rootRank)](
-                    Communicator& c) mutable {
+                [t = tensors[0], op = o.reduceOp,
+                 root = static_cast<Rank>(o.rootRank)](Communicator& c) mutable {
                   return in_place(t, c.rank() == root, [&](at::Tensor& dense) {
                     return tutti::torch_backend::reduce(c, dense, op, root);
                   });
@@ -388,8 +387,8 @@ TuttiBackend::WorkPtr TuttiBackend::allgather(std::vector<Tensors>& outputs, Ten
   return launch({OpType::ALLGATHER, "tutti:all_gather", outputs[0], o.timeout, o.asyncOp},
                 [in = inputs[0], outs = outputs[0]](Communicator& c) mutable -> Status {
                   if (same_sizes(outs)) {
-                    at::Tensor flat = at::empty(
-                        {static_cast<int64_t>(outs.size()) * in.numel()}, in.options());
+                    at::Tensor flat =
+                        at::empty({static_cast<int64_t>(outs.size()) * in.numel()}, in.options());
                     TUTTI_RETURN_IF_ERROR(all_gather_into(c, flat, in));
                     unflatten(flat, outs);
                     return {};
@@ -452,14 +451,15 @@ TuttiBackend::WorkPtr TuttiBackend::allgather_coalesced(std::vector<Tensors>& ou
     TORCH_CHECK_VALUE(all[i].numel() == inputs[i % inputs.size()].numel(),
                       "tutti: allgather_coalesced: output ", i % inputs.size(), " of rank ",
                       i / inputs.size(), " has another size than its input");
-  return launch({OpType::ALLGATHER_COALESCED, "tutti:all_gather_coalesced", all, o.timeout, o.asyncOp},
-                [all, inputs](Communicator& c) mutable -> Status {
-                  const at::Tensor in = flatten(inputs);
-                  at::Tensor flat = at::empty({c.ranks() * in.numel()}, in.options());
-                  TUTTI_RETURN_IF_ERROR(all_gather_into(c, flat, in));
-                  unflatten(flat, all);
-                  return {};
-                });
+  return launch(
+      {OpType::ALLGATHER_COALESCED, "tutti:all_gather_coalesced", all, o.timeout, o.asyncOp},
+      [all, inputs](Communicator& c) mutable -> Status {
+        const at::Tensor in = flatten(inputs);
+        at::Tensor flat = at::empty({c.ranks() * in.numel()}, in.options());
+        TUTTI_RETURN_IF_ERROR(all_gather_into(c, flat, in));
+        unflatten(flat, all);
+        return {};
+      });
 }
 
 TuttiBackend::WorkPtr TuttiBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
@@ -480,8 +480,8 @@ TuttiBackend::WorkPtr TuttiBackend::gather(std::vector<Tensors>& outputs, Tensor
     TORCH_CHECK_VALUE(outputs.empty(), "tutti: gather: outputs are for the root alone");
   }
   return launch({OpType::GATHER, "tutti:gather", outs, o.timeout, o.asyncOp},
-                [in = inputs[0], outs, root = static_cast<Rank>(o.rootRank)](
-                    Communicator& c) mutable -> Status {
+                [in = inputs[0], outs,
+                 root = static_cast<Rank>(o.rootRank)](Communicator& c) mutable -> Status {
                   const at::Tensor dense = contiguous(in);
                   const Wire wire = wire_of(dense);
                   at::Tensor flat;
@@ -511,14 +511,14 @@ TuttiBackend::WorkPtr TuttiBackend::scatter(Tensors& outputs, std::vector<Tensor
     TORCH_CHECK_VALUE(inputs.empty(), "tutti: scatter: inputs are for the root alone");
   }
   return launch({OpType::SCATTER, "tutti:scatter", outputs, o.timeout, o.asyncOp},
-                [out = outputs[0], ins, root = static_cast<Rank>(o.rootRank)](
-                    Communicator& c) mutable -> Status {
+                [out = outputs[0], ins,
+                 root = static_cast<Rank>(o.rootRank)](Communicator& c) mutable -> Status {
                   const at::Tensor flat = ins.empty() ? at::Tensor() : flatten(ins);
                   return in_place(out, true, [&](at::Tensor& dense) {
                     const Wire wire = wire_of(dense);
                     return c.scatter(flat.defined() ? flat.const_data_ptr() : nullptr,
-                                     dense.mutable_data_ptr(), wire.count(dense.numel()), wire.dtype,
-                                     root);
+                                     dense.mutable_data_ptr(), wire.count(dense.numel()),
+                                     wire.dtype, root);
                   });
                 });
 }
@@ -533,17 +533,17 @@ TuttiBackend::WorkPtr TuttiBackend::reduce_scatter(Tensors& outputs, std::vector
   TORCH_CHECK_VALUE(inputs[0][rank_].numel() == outputs[0].numel(), "tutti: reduce_scatter: input ",
                     rank_, " has ", inputs[0][rank_].numel(), " items, the output ",
                     outputs[0].numel());
-  return launch({OpType::REDUCE_SCATTER, "tutti:reduce_scatter", outputs, o.timeout, o.asyncOp},
-                [out = outputs[0], ins = inputs[0], op = o.reduceOp](
-                    Communicator& c) mutable -> Status {
-                  if (same_sizes(ins)) return reduce_scatter_into(c, out, flatten(ins), op);
-                  for (Rank r = 0; r < c.ranks(); ++r) {
-                    at::Tensor part = contiguous(ins[r]).clone();
-                    TUTTI_RETURN_IF_ERROR(tutti::torch_backend::reduce(c, part, op, r));
-                    if (r == c.rank()) out.copy_(part.view(out.sizes()));
-                  }
-                  return {};
-                });
+  return launch(
+      {OpType::REDUCE_SCATTER, "tutti:reduce_scatter", outputs, o.timeout, o.asyncOp},
+      [out = outputs[0], ins = inputs[0], op = o.reduceOp](Communicator& c) mutable -> Status {
+        if (same_sizes(ins)) return reduce_scatter_into(c, out, flatten(ins), op);
+        for (Rank r = 0; r < c.ranks(); ++r) {
+          at::Tensor part = contiguous(ins[r]).clone();
+          TUTTI_RETURN_IF_ERROR(tutti::torch_backend::reduce(c, part, op, r));
+          if (r == c.rank()) out.copy_(part.view(out.sizes()));
+        }
+        return {};
+      });
 }
 
 TuttiBackend::WorkPtr TuttiBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
@@ -596,20 +596,20 @@ TuttiBackend::WorkPtr TuttiBackend::alltoall_base(at::Tensor& output, at::Tensor
 TuttiBackend::WorkPtr TuttiBackend::alltoall(Tensors& outputs, Tensors& inputs,
                                              const c10d::AllToAllOptions& o) {
   const auto ranks = static_cast<size_t>(size_);
-  TORCH_CHECK_VALUE(outputs.size() == ranks && inputs.size() == ranks, "tutti: alltoall: ",
-                    inputs.size(), " inputs and ", outputs.size(), " outputs for ", size_, " ranks");
+  TORCH_CHECK_VALUE(outputs.size() == ranks && inputs.size() == ranks,
+                    "tutti: alltoall: ", inputs.size(), " inputs and ", outputs.size(),
+                    " outputs for ", size_, " ranks");
   check_tensors("alltoall", both(inputs, outputs));
-  TORCH_CHECK_VALUE(inputs[rank_].numel() == outputs[rank_].numel(), "tutti: alltoall: ",
-                    inputs[rank_].numel(), " items from this rank to itself, but room for ",
-                    outputs[rank_].numel());
+  TORCH_CHECK_VALUE(inputs[rank_].numel() == outputs[rank_].numel(),
+                    "tutti: alltoall: ", inputs[rank_].numel(),
+                    " items from this rank to itself, but room for ", outputs[rank_].numel());
   return launch({OpType::ALLTOALL, "tutti:all_to_all", outputs, o.timeout, o.asyncOp},
                 [inputs, outputs](Communicator& c) mutable -> Status {
                   const at::Tensor in = flatten(inputs);
                   int64_t items = 0;
                   for (const at::Tensor& t : outputs) items += t.numel();
                   at::Tensor out = at::empty({items}, in.options());
-                  TUTTI_RETURN_IF_ERROR(
-                      exchange(c, in, sizes_of(inputs), out, sizes_of(outputs)));
+                  TUTTI_RETURN_IF_ERROR(exchange(c, in, sizes_of(inputs), out, sizes_of(outputs)));
                   unflatten(out, outputs);
                   return {};
                 });
@@ -655,7 +655,8 @@ TuttiBackend::WorkPtr TuttiBackend::recv(Tensors& tensors, int peer, int tag) {
   Call call{OpType::RECV, "tutti:recv", tensors, c10d::kUnsetTimeout, true};
   c10::intrusive_ptr<TuttiWork> work = make_work(call);
   const at::Tensor tensor = tensors[0];
-  const at::Tensor dense = tensor.is_contiguous() ? tensor : at::empty(tensor.sizes(), tensor.dtype());
+  const at::Tensor dense =
+      tensor.is_contiguous() ? tensor : at::empty(tensor.sizes(), tensor.dtype());
   std::function<void()> then;
   if (!dense.is_same(tensor)) then = [tensor, dense] { tensor.copy_(dense); };
   channel(false, peer).post(dense, tag, work, std::move(then));

@@ -3,18 +3,17 @@
 // sends messages.
 #pragma once
 
-#include <torch/csrc/distributed/c10d/Backend.hpp>
-#include <torch/csrc/distributed/c10d/Store.hpp>
-
 #include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "bindings/python/src/torch/channel.h"
-#include "tutti/communicator.h"
 #include "bindings/python/src/torch/work.h"
+#include "tutti/communicator.h"
 
 namespace tutti::torch_backend {
 

@@ -101,7 +101,8 @@ Status Channel::send_next() {
   const Header header{next.tag, static_cast<int64_t>(next.tensor.nbytes())};
   Status status = communicator_->send(&header, sizeof header, DType::uint8, 1);
   if (status.ok() && header.bytes > 0)
-    status = communicator_->send(next.tensor.const_data_ptr(), next.tensor.nbytes(), DType::uint8, 1);
+    status =
+        communicator_->send(next.tensor.const_data_ptr(), next.tensor.nbytes(), DType::uint8, 1);
   deliver(std::move(next), status);
   return status;
 }

@@ -3,6 +3,8 @@
 // Messages carry their tag: one that nobody waits for yet is kept until somebody does.
 #pragma once
 
+#include <ATen/ATen.h>
+
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -12,10 +14,8 @@
 #include <mutex>
 #include <thread>
 
-#include <ATen/ATen.h>
-
-#include "tutti/communicator.h"
 #include "bindings/python/src/torch/work.h"
+#include "tutti/communicator.h"
 
 namespace tutti::torch_backend {
 

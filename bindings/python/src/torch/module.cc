@@ -1,8 +1,8 @@
 // tutti._torch: the extension behind `import tutti.torch`, built against one version of torch.
+#include <pybind11/chrono.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/python.h>
 #include <torch/version.h>
-#include <pybind11/chrono.h>
 
 #include "bindings/python/src/torch/backend.h"
 

@@ -1,8 +1,7 @@
 #include "bindings/python/src/torch/signals.h"
 
-#include <torch/csrc/python_headers.h>
-
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/python_headers.h>
 
 #include <chrono>
 #include <optional>

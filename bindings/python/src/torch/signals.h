@@ -5,8 +5,8 @@
 
 namespace tutti::torch_backend {
 
-// What blocks must not hold the GIL: progress threads run Python callbacks and drop tensors that have
-// Python objects. Releases it where this thread has it (c10d's bindings do not always).
+// What blocks must not hold the GIL: progress threads run Python callbacks and drop tensors that
+// have Python objects. Releases it where this thread has it (c10d's bindings do not always).
 class WithoutGil {
  public:
   WithoutGil();

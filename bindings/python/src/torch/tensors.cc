@@ -112,11 +112,11 @@ void check_reduction(const char* operation, const at::Tensor& tensor, const c10d
   TORCH_CHECK_TYPE(dtype_of(type), "tutti: ", operation, ": cannot reduce ", type);
   TORCH_CHECK_VALUE(op.op_ <= c10d::ReduceOp::PREMUL_SUM, "tutti: ", operation,
                     ": unknown reduce op ", static_cast<int>(op.op_));
-  TORCH_CHECK_TYPE(!bitwise(op) || at::isIntegralType(type, /*includeBool=*/true), "tutti: ",
-                   operation, ": Cannot use ReduceOp.", op_name(op), " with ", type);
-  TORCH_CHECK_TYPE(type != at::kBool || (op.op_ != c10d::ReduceOp::AVG &&
-                                         op.op_ != c10d::ReduceOp::PREMUL_SUM),
+  TORCH_CHECK_TYPE(!bitwise(op) || at::isIntegralType(type, /*includeBool=*/true),
                    "tutti: ", operation, ": Cannot use ReduceOp.", op_name(op), " with ", type);
+  TORCH_CHECK_TYPE(
+      type != at::kBool || (op.op_ != c10d::ReduceOp::AVG && op.op_ != c10d::ReduceOp::PREMUL_SUM),
+      "tutti: ", operation, ": Cannot use ReduceOp.", op_name(op), " with ", type);
   TORCH_CHECK_VALUE(op.op_ != c10d::ReduceOp::PREMUL_SUM || op.supplement_, "tutti: ", operation,
                     ": PREMUL_SUM without its factor");
 }

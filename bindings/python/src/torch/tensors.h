@@ -3,8 +3,8 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <torch/csrc/distributed/c10d/Types.hpp>
 
+#include <torch/csrc/distributed/c10d/Types.hpp>
 #include <vector>
 
 #include "tutti/communicator.h"

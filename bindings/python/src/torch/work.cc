@@ -1,8 +1,7 @@
 #include "bindings/python/src/torch/work.h"
 
-#include <torch/csrc/python_headers.h>
-
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/python_headers.h>
 
 #include "bindings/python/src/torch/signals.h"
 
@@ -27,8 +26,9 @@ TuttiWork::TuttiWork(int rank, c10d::OpType type, const char* title,
       sequence_(sequence),
       timeout_(timeout),
       on_overdue_(std::move(on_overdue)),
-      future_(c10::make_intrusive<c10::ivalue::Future>(
-          c10::ListType::create(c10::TensorType::get()))) {}
+      future_(
+          c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()))) {
+}
 
 void TuttiWork::complete(const Status& status) {
   const std::exception_ptr error = to_exception(status);
@@ -98,11 +98,11 @@ c10::intrusive_ptr<c10d::Work> all_of(int rank, uint64_t sequence,
   std::vector<at::Tensor> outputs;
   for (const auto& w : works)
     for (const at::Tensor& t : w->result()) outputs.push_back(t);
-  auto all = c10::make_intrusive<TuttiWork>(
-      rank, c10d::OpType::COALESCED, nullptr, std::move(outputs), sequence, kNoTimeout,
-      [works](const std::string&) {
-        for (const auto& w : works) w->abort();
-      });
+  auto all =
+      c10::make_intrusive<TuttiWork>(rank, c10d::OpType::COALESCED, nullptr, std::move(outputs),
+                                     sequence, kNoTimeout, [works](const std::string&) {
+                                       for (const auto& w : works) w->abort();
+                                     });
   if (works.empty()) all->complete({});
   struct Countdown {
     std::atomic<size_t> left;

@@ -1,10 +1,9 @@
 // What torch.distributed gets back from an operation.
 #pragma once
 
-#include <torch/csrc/distributed/c10d/Work.hpp>
-
 #include <atomic>
 #include <functional>
+#include <torch/csrc/distributed/c10d/Work.hpp>
 #include <vector>
 
 #include "tutti/status.h"
