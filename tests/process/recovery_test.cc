@@ -225,7 +225,8 @@ TEST_P(Transports, RevokeStopsEverybody) {
     if (who->flags != 6 || !who->failed.empty()) return "agreement";
     auto again = c.shrink({});
     if (!again) return again.status().to_string();
-    return (*again)->barrier().to_string() == "ok" ? "" : "barrier of the new one";
+    const Status last = (*again)->barrier();
+    return last.ok() ? "" : "barrier of the new one: " + last.to_string();
   });
   ASSERT_TRUE(job.wait_until([&] {
     for (Rank r = 0; r < k_ranks; ++r)

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -47,11 +48,21 @@ uint8_t encode_float8(double value, int exponent_bits) {
   return static_cast<uint8_t>(best | (std::signbit(value) ? 0x80U : 0U));
 }
 
-uint16_t encode_bfloat16(double value) {
-  const auto narrow = static_cast<float>(value);
-  uint32_t bits;
-  std::memcpy(&bits, &narrow, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+// An IEEE float of 16 bits: 5 bits of exponent are float16, 8 bfloat16. The nearest, ties to even.
+uint16_t encode_float16(double value, int exponent_bits) {
+  const int mantissa_bits = 15 - exponent_bits;
+  const int least = 2 - (1 << (exponent_bits - 1));  // the exponent of subnormals
+  const auto infinity = static_cast<unsigned>((1 << exponent_bits) - 1) << mantissa_bits;
+  unsigned code = infinity | (std::isnan(value) ? 1U << (mantissa_bits - 1) : 0U);
+  if (std::isfinite(value)) {
+    const double magnitude = std::abs(value);
+    const int exponent = magnitude == 0 ? least : std::max(std::ilogb(magnitude), least);
+    const double units = std::nearbyint(std::ldexp(magnitude, mantissa_bits - exponent));
+    // A mantissa that rounds up to the next power of two carries into the exponent by itself.
+    code = static_cast<unsigned>(
+        std::min(std::ldexp(exponent - least, mantissa_bits) + units, double{infinity}));
+  }
+  return static_cast<uint16_t>(code | (std::signbit(value) ? 0x8000U : 0U));
 }
 
 template <class Integer>
@@ -81,13 +92,13 @@ Reduction with_factor(const Place& place, DType dtype, double factor) {
     case DType::uint64:
       return integral_factor<uint64_t>(place, dtype, factor);
     case DType::float16:
-      return as(static_cast<_Float16>(factor));
+      return as(encode_float16(factor, 5));
     case DType::float32:
       return as(static_cast<float>(factor));
     case DType::float64:
       return as(factor);
     case DType::bfloat16:
-      return as(encode_bfloat16(factor));
+      return as(encode_float16(factor, 8));
     case DType::float8_e4m3:
       return as(encode_float8(factor, 4));
     case DType::float8_e5m2:
