@@ -218,6 +218,27 @@ TEST(TcpStrangers, UnreachableAddressIsNamed) {
   }
 }
 
+// A rank may leave while a peer, whose side of a greeting is done first, begins a connection for
+// questions. The peer has all it needs by then, so that this is no loss, at whatever step it
+// happens.
+TEST(TcpStrangers, LeavingDuringAGreetingForQuestionsIsNoLoss) {
+  for (int steps = 0; steps < 12; ++steps) {
+    SCOPED_TRACE(steps);
+    Pair pair;
+    pair.connect();
+    pair.expect_exchange();
+    (void)pair.a->peer_call(1);  // the lane has a message that b has not released
+    for (int i = 0; i < steps; ++i) (i % 2 == 0 ? pair.a : pair.b)->wait(Clock::duration::zero());
+    pair.b->close(Clock::now() + k_patience);
+    for (int i = 0; i < 200; ++i) {
+      pair.a->wait(std::chrono::microseconds(100));
+      const Status status = pair.a->progress();
+      ASSERT_TRUE(status.ok()) << status.to_string();
+    }
+    EXPECT_NE(pair.failure_of_a().message().find("has closed its communicator"), std::string::npos);
+  }
+}
+
 // --- processes
 
 struct Child {

@@ -168,6 +168,7 @@ bool Connection::begin_frame() {
 }
 
 bool Connection::take_control() {
+  heard_ = true;
   const std::span<const std::byte> payload(buffer_.get() + begin_, header_.bytes);
   begin_ += header_.bytes;
   if (header_.kind == FrameKind::goodbye) {

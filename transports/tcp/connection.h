@@ -83,6 +83,9 @@ class Connection final : public Watcher {
   bool alive() const { return status_.ok() && !peer_left_ && !send_broken_; }
   bool readable() const { return readable_; }
   bool peer_left() const { return peer_left_; }
+  // Whether the peer has ever sent a frame. A client's side of a greeting is done first, so that a
+  // server that leaves in the meantime never had this connection and says no goodbye on it.
+  bool heard() const { return heard_; }
   Status status() const;  // why it ended; ok while alive
   void fail(Status status);
 
@@ -116,6 +119,7 @@ class Connection final : public Watcher {
   Status status_;
   bool readable_ = true;
   bool peer_left_ = false;
+  bool heard_ = false;
   // Sending has failed. Whether the peer died or had said goodbye is known once all is read.
   bool send_broken_ = false;
   bool said_goodbye_ = false;

@@ -94,7 +94,10 @@ void TcpTransport::on_control(Connection& connection, const FrameHeader& header,
 
 void TcpTransport::on_end(Connection& connection) {
   const Rank rank = connection.identity().peer;
-  if (connection.peer_left()) {
+  const bool never_had = connection.identity().lane == k_control_lane && !connection.heard();
+  if (never_had) {  // a rank that is gone refuses the next one
+    on_event();
+  } else if (connection.peer_left()) {
     if (auto peer = peer_of(rank); peer.ok()) (*peer)->left = true;
     on_event();
   } else if (!closed_) {

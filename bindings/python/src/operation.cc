@@ -59,8 +59,8 @@ uint16_t encode_float16(double value, int exponent_bits) {
     const int exponent = magnitude == 0 ? least : std::max(std::ilogb(magnitude), least);
     const double units = std::nearbyint(std::ldexp(magnitude, mantissa_bits - exponent));
     // A mantissa that rounds up to the next power of two carries into the exponent by itself.
-    code = static_cast<unsigned>(
-        std::min(std::ldexp(exponent - least, mantissa_bits) + units, double{infinity}));
+    code = static_cast<unsigned>(std::min(std::ldexp(exponent - least, mantissa_bits) + units,
+                                          static_cast<double>(infinity)));
   }
   return static_cast<uint16_t>(code | (std::signbit(value) ? 0x8000U : 0U));
 }
