@@ -322,6 +322,7 @@ Status Communicator::Impl::check(Clock::duration waited, Rank waiting_for) {
   if (waited > k_compare_after && waiting_for != rank_) {
     TUTTI_RETURN_IF_ERROR(bootstrap_->progress());
     TUTTI_RETURN_IF_ERROR(compare_calls(waiting_for, waited));
+    TUTTI_RETURN_IF_ERROR(check_presence(waiting_for, waited));
   }
   if (wait_callback_ && waited > k_call_back_after) TUTTI_RETURN_IF_ERROR(wait_callback_());
   const double seconds = std::chrono::duration<double>(waited).count();
@@ -355,6 +356,15 @@ Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
   return Status(Code::invalid_usage,
                 fmt::format("rank {} calls {}, but rank {} calls {}", rank_, describe_call(record_),
                             peer, describe_call(*theirs)));
+}
+
+// A peer that has said goodbye sends nothing more, once what it sent must have arrived.
+Status Communicator::Impl::check_presence(Rank peer, Clock::duration waited) const {
+  const bool memory = router_->capabilities(peer).pull;
+  if (waited <= (memory ? k_left_behind_memory : k_left_behind_network)) return {};
+  const std::vector<Rank> gone = router_->transport(peer).lost();
+  if (std::find(gone.begin(), gone.end(), peer) == gone.end()) return {};
+  return Status(Code::remote_error, describe_peer(peer) + " has left the communicator");
 }
 
 void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for) {

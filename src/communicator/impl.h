@@ -153,6 +153,7 @@ class Communicator::Impl final : public Monitor {
   static std::string encode_error(const Status& status);
   static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
+  Status check_presence(Rank peer, Clock::duration waited) const;
   void report_late(Clock::duration waited, Rank waiting_for);
   std::string explain(const Entry& entry, const Call& call) const;
   std::string describe_call(const CallRecord& record) const;

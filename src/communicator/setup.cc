@@ -62,9 +62,12 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
   impl->ranks_ = ranks;
   impl->config_ = config;
   impl->key_ = key;
-  TUTTI_RETURN_IF_ERROR(impl->start(std::move(bootstrap), key, deadline)
-                            .with_context(fmt::format("rank {} of {}", rank, ranks)));
-  return impl;
+  Status started = impl->start(std::move(bootstrap), key, deadline)
+                       .with_context(fmt::format("rank {} of {}", rank, ranks));
+  if (started.ok()) return impl;
+  // The others may wait for this rank inside of a transport, where they see no goodbye.
+  impl->bootstrap_->post_error(encode_error(started));
+  return started;
 }
 
 BootstrapOptions Communicator::Impl::bootstrap_options(Rank rank, uint32_t ranks,
@@ -224,7 +227,11 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   options.oversubscribed = policy_.spins == 0;
   options.process_vm = config_.process_vm;
   options.host_id = config_.host_id;
-  options.interrupted = [this] { return bootstrap_->progress(); };
+  options.interrupted = [this] {
+    TUTTI_RETURN_IF_ERROR(bootstrap_->progress());
+    const std::optional<std::string> posted = bootstrap_->posted_error();
+    return posted ? decode_error(*posted) : Status();
+  };
   std::vector<std::unique_ptr<Transport>> transports;
   for (const std::string& name : names) {
     Result<std::unique_ptr<Transport>> made = make_transport(name, options, config_.fault);

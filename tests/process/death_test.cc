@@ -62,6 +62,36 @@ TEST(Leaving, WithoutDestroyIsAnErrorForThoseWhoWait) {
   }
 }
 
+// A rank that destroys its communicator while others go on: they are told, without any timeout set.
+TEST(Leaving, WithAGoodbyeIsAnErrorForThoseWhoWait) {
+  for (const char* transport : {"shm", "tcp"})
+    for (const size_t count : {size_t{1}, size_t{1} << 16}) {
+      SCOPED_TRACE(std::string(transport) + " " + std::to_string(count));
+      Job job(3, over(transport), [count](Communicator& c, Board& board) -> std::string {
+        std::vector<float> x(count, 1.0f), y(count);
+        // What was sent before the goodbye still arrives.
+        Status s = c.broadcast(x.data(), x.data(), count, DType::float32, 1);
+        if (!s.ok()) {
+          ++board.progress[c.rank()];
+          return "first: " + s.to_string();
+        }
+        if (c.rank() == 1) return c.finalize().ok() ? "left" : "finalize";
+        s = c.all_reduce(x.data(), y.data(), count, DType::float32, ReduceOp::sum);
+        ++board.progress[c.rank()];
+        // Who leaves now would be named by the other one.
+        while (board.progress[0] == 0 || board.progress[2] == 0) std::this_thread::yield();
+        return s.to_string();
+      });
+      for (Rank r : {0u, 2u}) {
+        EXPECT_EQ(job.wait_for(r, std::chrono::seconds(30)), 0);
+        EXPECT_NE(job.said(r).find("remote_error"), std::string::npos) << job.said(r);
+        EXPECT_NE(job.said(r).find("1 ("), std::string::npos) << job.said(r);
+      }
+      EXPECT_EQ(job.wait_for(1), 0);
+      EXPECT_EQ(job.said(1), "left");
+    }
+}
+
 TEST(Fork, AChildGetsAnErrorAndTheParentGoesOn) {
   Job job(2, over("shm"), [](Communicator& c, Board&) -> std::string {
     int x = 1;

@@ -33,7 +33,7 @@ class LineTransport : public Transport {
   Rank rank() const { return options_.rank; }
   OwnedArena& arena() { return *arena_; }
   // The arena of a rank that is reached (or this one), else null.
-  virtual Arena* arena_of(Rank peer) = 0;
+  virtual Arena* arena_of(Rank peer) const = 0;
   // Names `memory` for the peer of `endpoint`. again: the peer could not be told yet.
   virtual Io export_ref(LineEndpoint& endpoint, const void* memory, size_t bytes,
                         MemoryRef* ref) = 0;

@@ -80,7 +80,7 @@ class LocalTransport final : public LineTransport {
     return peer != rank() && group_ != nullptr && peer < group_->members.size() &&
            group_->members[peer] != nullptr;
   }
-  Arena* arena_of(Rank peer) override {
+  Arena* arena_of(Rank peer) const override {
     return peer == rank() ? arena_.get() : group_->members[peer].get();
   }
 

@@ -60,7 +60,7 @@ class ShmTransport final : public LineTransport {
   std::string why_not(Rank peer) const override {
     return peer < peers_.size() ? peers_[peer].why_not : std::string();
   }
-  Arena* arena_of(Rank peer) override {
+  Arena* arena_of(Rank peer) const override {
     return peer == rank() ? arena_.get() : static_cast<Arena*>(peers_[peer].arena.get());
   }
 

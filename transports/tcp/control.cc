@@ -13,6 +13,8 @@ namespace tutti::tcp {
 namespace {
 
 constexpr std::chrono::milliseconds k_ask_every{20};
+// A rank that has failed may never drive its transport again: so long it stays to tell the others.
+constexpr std::chrono::seconds k_telling{1};
 
 bool can_talk_now(const Connection& connection) {
   if (!connection.alive() || connection.sending()) return false;
@@ -69,6 +71,21 @@ void TcpTransport::post_error(const ErrorRecord& record) {
     }
     if (!peer->told_error) (void)control_connection(rank, *peer);  // admit() sends it
   }
+  const Deadline enough = Clock::now() + k_telling;
+  while (!closed_ && cut_off() && Clock::now() < enough) poll(std::chrono::milliseconds(1));
+}
+
+// Whether some rank may hear of this rank's error from nobody. As a rule the bootstrap carries
+// errors to ranks without a connection to this one, but a rank that has left may have cut it. Then
+// they ask (peer_call) as soon as they wait.
+bool TcpTransport::cut_off() const {
+  uint32_t told = 1;
+  bool cut = false;
+  for (const auto& [rank, peer] : peers_) {
+    told += peer->told_error || peer->left || !peer->lost.ok();
+    cut = cut || peer->left;
+  }
+  return cut && told < options_.ranks;
 }
 
 void TcpTransport::on_control(Connection& connection, const FrameHeader& header,

@@ -83,6 +83,7 @@ class TcpTransport final : public Transport, private ConnectionOwner {
   // --- talking outside of messages (control.cc)
   Connection* control_connection(Rank rank, Peer& peer);
   void send_call(Connection& connection, bool query);
+  bool cut_off() const;
   void send_error(Connection& connection, Peer& peer);
   void on_control(Connection& connection, const FrameHeader& header,
                   std::span<const std::byte> payload) override;
