@@ -109,6 +109,7 @@ void Network::fix(uint32_t flow, double rate) {
 
 // Water rises in all flows alike. What stops a flow is its solo rate or a link that is full.
 void Network::share() {
+  work_ += members_.size();
   if (bound_.empty()) {
     for (uint32_t flow : members_) changed_.emplace_back(flow, flows_[flow].solo);
     return;

@@ -46,6 +46,7 @@ class Network {
   Time end(uint32_t flow) const { return flows_[flow].end; }
   bool active(uint32_t flow) const { return flows_[flow].active; }
   double rate(uint32_t flow) const { return flows_[flow].rate; }
+  uint64_t work() const { return work_; }  // flows whose rates were computed, so far
   double solo_rate(uint32_t flow) const { return flows_[flow].solo; }
   std::span<const uint32_t> path(uint32_t flow) const {
     return std::span(link_).subspan(flows_[flow].begin, flows_[flow].hops);
@@ -88,6 +89,7 @@ class Network {
   std::vector<uint32_t> link_, place_;  // by hop: the link, and the place among its flows
   std::vector<uint32_t> started_, dirty_;
   uint32_t mark_ = 1;
+  uint64_t work_ = 0;
 
   // Of the components at hand.
   std::vector<uint32_t> members_, bound_;  // flows, contended links

@@ -92,6 +92,9 @@ class Simulation {
       ends_[network].recv_byte *= beyond_cache_;
     }
     report_.segment_seconds.resize(layouts_.size());
+    if (options.stop_after > 0)
+      stop_after_ = to_time(std::min(options.stop_after, to_seconds(k_end_of_time)));
+    if (options.most_work > 0) most_work_ = options.most_work;
   }
 
   Result<SimReport> run() {
@@ -109,6 +112,7 @@ class Simulation {
       if (e.time > k_end_of_time) return invalid("simulation: it would take more than 100 days");
       now_ = e.time;
       ++report_.events;
+      if (e.time > stop_after_ || work() > most_work_) return unfinished();
       if (e.kind == Event::k_flow) {
         if (network_.end(e.id) == e.time) flow_ended(e.id);
       } else if (lanes_[e.id].wake == e.time) {
@@ -142,6 +146,7 @@ class Simulation {
     Time end = 0;
     // With Profile::cpus.
     uint32_t pool = 0;
+    bool crowded = false;
     Time thread_free = 0;
     Time handover = 0;
   };
@@ -164,6 +169,14 @@ class Simulation {
     bool busy = false;                      // the head is under way
   };
 
+  uint64_t work() const { return report_.events + network_.work(); }
+  SimReport unfinished() {
+    report_.finished = false;
+    report_.seconds = to_seconds(now_);
+    report_.work = work();
+    return std::move(report_);
+  }
+
   // --- set-up
 
   std::vector<double> capacities() const {
@@ -184,7 +197,7 @@ class Simulation {
 
   Status connect() {
     uint64_t rounds = 0;
-    for (const Layout& layout : layouts_) rounds += layout.rounds();
+    for (uint32_t i = 0; i < layouts_.size(); ++i) rounds += rounds_of(i);
     const uint32_t credits =
         std::max(options_.credits > 0 ? options_.credits : profile_.credits, shape_.credits);
     Routes routes(topology_);
@@ -235,9 +248,10 @@ class Simulation {
       ++crowd[it->second];
       ranks_[r].pool = it->second;
     }
-    for (RankState& r : ranks_)
-      if (crowd[r.pool] > profile_.cpus)
-        r.handover = to_time(profile_.handover * crowd[r.pool] / profile_.cpus);
+    for (RankState& r : ranks_) {
+      r.crowded = crowd[r.pool] > profile_.cpus;
+      if (r.crowded) r.handover = to_time(profile_.handover * crowd[r.pool] / profile_.cpus);
+    }
     cpu_free_.assign(crowd.size() * profile_.cpus, 0);
   }
 
@@ -328,6 +342,10 @@ class Simulation {
 
   // --- lanes
 
+  uint32_t rounds_of(uint32_t segment) const {
+    const uint32_t rounds = layouts_[segment].rounds();
+    return options_.most_rounds > 0 ? std::min(rounds, options_.most_rounds) : rounds;
+  }
   const Layout& layout(uint32_t id) const { return layouts_[ranks_[id / shape_.lanes].segment]; }
   uint64_t bytes_of(uint32_t id, const Step& step) const {
     const uint32_t chunk = reads_src(step.op) ? step.src : step.dst;
@@ -341,23 +359,36 @@ class Simulation {
     if (seconds == 0) return at;
     const Time work = to_time(seconds * rank.slow);
     if (cpu_free_.empty()) return at + work;
+    // The CPU that was last free before the work can begin, so that none lies idle for it; where
+    // all are busy the next one.
+    at = std::max(at, rank.thread_free);
     const auto first = cpu_free_.begin() + rank.pool * profile_.cpus;
-    const auto cpu = std::min_element(first, first + profile_.cpus);
-    return rank.thread_free = *cpu = std::max({at, rank.thread_free, *cpu}) + work;
+    const auto cpu = std::max_element(first, first + profile_.cpus, [&](Time a, Time b) {
+      return a <= at && b <= at ? a < b : a > b;
+    });
+    return rank.thread_free = *cpu = std::max(at, *cpu) + work;
   }
   void occupy(uint32_t id, LaneState& s, double seconds) {
     s.clock = occupy(ranks_[id / shape_.lanes], s.clock, seconds);
+  }
+
+  // Where CPUs are short, a lane asks for one when its time has come: it must not book ahead of
+  // others that are there before.
+  bool comes_later(uint32_t id, const LaneState& s) {
+    if (!ranks_[id / shape_.lanes].crowded || s.clock <= now_) return false;
+    wake(id, s.clock);
+    return true;
   }
 
   // Runs the lane until something that others see lies in its future, or it has to wait.
   void advance(uint32_t id) {
     LaneState& s = lanes_[id];
     s.waiting = k_none;
-    while (true) {
+    while (!comes_later(id, s)) {
       if (s.index == s.steps) {
         s.index = 0;
         s.has_step = false;
-        if (++s.round == layout(id).rounds()) return finish_lane(id);
+        if (++s.round == rounds_of(ranks_[id / shape_.lanes].segment)) return finish_lane(id);
       }
       if (!s.has_step) {
         s.step = fetch(id, s.index);
@@ -512,6 +543,7 @@ class Simulation {
     Slot* slot = nullptr;
     if (!await(s, c, 0, &slot)) return false;
     reach(id, s, slot->arrival, *slot);
+    if (comes_later(id, s)) return false;
     if (s.step.op == Op::recv) occupy(id, s, receiving(c, slot->bytes));
     consume(c, *slot, s.clock);
     next(s, 1);
@@ -554,7 +586,7 @@ class Simulation {
       }
       for (const auto& [c, slot] : arrivals_) channels_[c].claimed = 0;
       s.ready = static_cast<uint32_t>(arrivals_.size());
-      if (!all) return false;
+      if (!all || comes_later(id, s)) return false;
       double work = gamma_ * static_cast<double>(bytes) * static_cast<double>(steps_.size());
       for (const auto& [c, slot] : arrivals_) work += receiving(c, slot->bytes);
       occupy(id, s, work);
@@ -667,6 +699,7 @@ class Simulation {
       report_.rank_seconds.push_back(to_seconds(r.end));
       report_.seconds = std::max(report_.seconds, report_.rank_seconds.back());
     }
+    report_.work = work();
     std::vector<double> carried(topology_.links().size(), 0);
     for (uint32_t c = 0; c < channels_.size(); ++c)
       for (uint32_t l : network_.path(c)) carried[l] += channels_[c].bytes;
@@ -710,6 +743,8 @@ class Simulation {
   std::vector<ChannelState> channels_;
   std::vector<Slot> slots_;
   std::vector<Queue> queues_;
+  Time stop_after_ = k_never;
+  uint64_t most_work_ = UINT64_MAX;
   uint32_t finished_ = 0;
   uint32_t last_lane_ = k_none;
 
@@ -743,6 +778,10 @@ Status check(const Plan& plan, const Topology& topology, const SimOptions& o) {
                                  o.segments[i].bytes));
   }
   if (!valid(o.dtype) || !valid(o.op)) return invalid("simulation: no such type or operator");
+  if (!(o.stop_after >= 0))
+    return invalid(fmt::format("simulation: it stops after {:g} s", o.stop_after));
+  if (o.most_rounds > 0 && (o.segments.size() > 1 || o.record))
+    return invalid("simulation: most_rounds is for one segment, and none is recorded");
   if (!(o.jitter >= 0 && o.jitter <= 1000))
     return invalid(fmt::format("simulation: a jitter of {:g}; 0 to 1000 make sense", o.jitter));
   if (!(o.skew >= 0 && o.skew <= 3600))
@@ -759,6 +798,43 @@ Status check(const Plan& plan, const Topology& topology, const SimOptions& o) {
   return {};
 }
 
+// Runs of the first rounds and of half as many; each of the others takes as long as one of those
+// that the first run has more.
+Result<SimReport> simulate_first_rounds(const PlanIndex& index, const Topology& topology,
+                                        const Profile& profile, SimOptions options,
+                                        const Layout& layout) {
+  const uint32_t run = options.most_rounds, half = run / 2;
+  options.most_rounds = std::max(half, 1u);
+  Result<SimReport> fewer = Simulation(index, topology, profile, options).run();
+  if (!fewer || !fewer->finished || run == 1) return fewer;
+  options.most_rounds = run;
+  if (options.most_work > 0) {
+    if (options.most_work <= fewer->work) {
+      fewer->finished = false;
+      return fewer;
+    }
+    options.most_work -= fewer->work;
+  }
+  Result<SimReport> report = Simulation(index, topology, profile, options).run();
+  if (!report) return report;
+  report->work += fewer->work;
+  if (!report->finished) return report;
+  // The last round may be smaller.
+  const double all = static_cast<double>(layout.block_bytes()) /
+                     static_cast<double>(layout.scratch_bytes(index.shape().chunks));
+  const double each = (report->seconds - fewer->seconds) / (run - half);
+  const double more = each * (all - run), times = all / run;
+  const double longer = (report->seconds + more) / report->seconds;
+  report->seconds += more;
+  for (double& end : report->rank_seconds) end += more;
+  for (double& end : report->segment_seconds) end += more;
+  for (SimLinkUse& use : report->links) {
+    use.bytes *= times;
+    use.utilisation *= times / longer;
+  }
+  return report;
+}
+
 }  // namespace
 
 Result<SimReport> simulate(const Plan& plan, const Topology& topology, const Profile& profile,
@@ -767,6 +843,13 @@ Result<SimReport> simulate(const Plan& plan, const Topology& topology, const Pro
   const PlanIndex index(plan);
   TUTTI_RETURN_IF_ERROR(index.structure());
   TUTTI_RETURN_IF_ERROR(index.matching());
+  if (options.most_rounds > 0) {
+    const size_t element = size_of(options.dtype);
+    const Layout layout(plan.shape(), (options.segments[0].bytes + element - 1) / element, element,
+                        options.max_chunk_bytes, options.min_chunk_bytes);
+    if (layout.rounds() > options.most_rounds)
+      return simulate_first_rounds(index, topology, profile, options, layout);
+  }
   return Simulation(index, topology, profile, options).run();
 }
 

@@ -65,6 +65,14 @@ struct SimOptions {
   std::vector<Straggler> stragglers;
 
   bool record = false;  // keep every message: critical path, trace. 56 bytes each
+
+  // For prices rather than pictures. `most_rounds`: of a call in more rounds only so many are run
+  // (and once more half of them); each of the others is taken to last as long as one of those that
+  // the longer run has more (0: all are run). The run ends early, unfinished, when its clock passes
+  // `stop_after` seconds or when it has cost `most_work` (SimReport::work); 0: never.
+  uint32_t most_rounds = 0;
+  double stop_after = 0;
+  uint64_t most_work = 0;
 };
 
 struct SimMessage {
@@ -86,12 +94,14 @@ struct SimLinkUse {
 };
 
 struct SimReport {
-  double seconds = 0;                   // until the last rank has finished
-  std::vector<double> rank_seconds;     // when each rank has finished
+  double seconds = 0;                // until the last rank has finished
+  bool finished = true;              // false: `seconds` is where stop_after or most_work ended it
+  std::vector<double> rank_seconds;  // when each rank has finished
   std::vector<double> segment_seconds;  // when the last rank has finished each segment
   std::vector<SimLinkUse> links;        // those that carried anything, in order of LinkId
   uint64_t messages = 0;                // tokens included
   uint64_t events = 0;
+  uint64_t work = 0;  // what simulating cost: events, and flows whose rates were computed
 
   // With SimOptions::record.
   std::vector<SimMessage> trace;        // in order of `posted`

@@ -113,6 +113,19 @@ Cost tree_broadcast_cost(double n, double c, const PlanRequest& request) {
   const double steps = tree.depth + tree.most_kids * (c - 1);
   return {steps, steps / c, 0, steps - tree.depth};
 }
+// The root has as many children on a level as the level is deep.
+std::vector<Cost> tree_levels(const PlanRequest& request) {
+  const Levels levels(request.hierarchy, request.ranks, Rails::one, request.root);
+  Shape shape;
+  pipelined(request, shape);
+  const double c = shape.chunks, reduced = request.collective == Collective::reduce;
+  std::vector<Cost> costs;
+  for (uint32_t l = 0; l < levels.count(); ++l) {
+    const double depth = ceil_log2(levels.largest(l));
+    costs.push_back({depth * c, depth, depth * reduced, depth * (c - 1)});
+  }
+  return costs;
+}
 Cost tree_reduce_cost(double n, double c, const PlanRequest& request) {
   const Cost cost = tree_broadcast_cost(n, c, request);
   return {cost.steps, cost.bytes, cost.bytes, cost.overlapped};
@@ -152,9 +165,11 @@ std::span<const Entry> hierarchical_scatter_direct() { return k_hierarchical_sca
 }  // namespace chapters
 
 std::optional<LeveledCost> leveled_cost(const Algorithm& algorithm, const PlanRequest& request) {
-  if (request.collective != Collective::all_reduce || request.ranks < 2 ||
+  if (request.ranks < 2 || !algorithm.name.starts_with("hierarchical") ||
       !algorithm.supports(request).ok())
     return std::nullopt;
+  if (request.collective != Collective::all_reduce)
+    return LeveledCost{Rails::one, chapters::tree_levels(request)};
   for (const chapters::LevelForm& form : chapters::k_level_forms)
     if (form.name == algorithm.name) return LeveledCost{form.rails, form.costs(request)};
   return std::nullopt;

@@ -13,7 +13,7 @@ namespace tutti {
 struct LeveledCost {
   Rails rails = Rails::one;
   // By level of Levels(request.hierarchy, request.ranks, rails), innermost first. Their sum is
-  // Algorithm::cost.
+  // Algorithm::cost, but for trees whose root has fewer children than the tree is deep.
   std::vector<Cost> levels;
 };
 

@@ -294,9 +294,10 @@ Result<std::string> Planner::explain(const Call& call) {
     const std::string chunks = p.candidate.request.chunks == 0
                                    ? std::string("default")
                                    : fmt::format("{}", p.candidate.request.chunks);
-    const std::string simulated = p.windows     ? "shared windows"
-                                  : p.simulated ? fmt::format("{:.2f}", *p.simulated * 1e6)
-                                                : std::string("-");
+    const std::string simulated =
+        p.windows      ? "shared windows"
+        : !p.simulated ? std::string("-")
+                       : fmt::format("{}{:.2f}", p.given_up ? "> " : "", *p.simulated * 1e6);
     std::string label(p.candidate.algorithm->name);
     if (p.candidate.mapping > 0)
       label += label.starts_with("hierarchical")

@@ -26,10 +26,10 @@ Predictor::Predictor(const Placement& placement, const Profile& profile) : profi
 namespace {
 
 TrafficPrice dearer(const TrafficPrice& a, const TrafficPrice& b) {
-  return {std::max(a.alpha, b.alpha),    std::max(a.mean_alpha, b.mean_alpha),
-          std::max(a.beta, b.beta),      std::max(a.mean_beta, b.mean_beta),
-          std::max(a.ends, b.ends),      std::max(a.busy, b.busy),
-          std::max(a.credits, b.credits)};
+  return {std::max(a.alpha, b.alpha),     std::max(a.mean_alpha, b.mean_alpha),
+          std::max(a.beta, b.beta),       std::max(a.mean_beta, b.mean_beta),
+          std::max(a.ends, b.ends),       std::max(a.busy, b.busy),
+          std::max(a.sending, b.sending), std::max(a.credits, b.credits)};
 }
 
 }  // namespace
@@ -45,12 +45,24 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
   const double work = traffic_->crowd() * profile_.cache_factor(bytes);
   Prediction p;
   p.latency = profile_.call_overhead * traffic_->crowd();
-  auto charge = [&](const Cost& cost, const TrafficPrice& price) {
+  const double gamma = profile_.reduce_cost(dtype, op) * work;
+  // Steps that follow one another; then those of a pipeline, which come as fast as the slower of
+  // the link and the thread that takes, reduces and passes them on.
+  // `mean`: what is passed on meets every hop in turn.
+  auto charge = [&](const Cost& cost, const TrafficPrice& price, bool mean = false) {
+    const double fill = cost.steps > 0 ? (cost.steps - cost.overlapped) / cost.steps : 1;
+    const double alpha = mean ? price.mean_alpha : price.alpha;
+    p.latency += (cost.steps - cost.overlapped) * std::max(alpha, price.credits);
+    p.transfer += fill * cost.bytes * size * (mean ? price.mean_beta : price.beta);
+    p.reduce += fill * cost.reduced * size * gamma;
+    if (cost.overlapped == 0) return;
+    const double bytes_each = cost.bytes * size / cost.steps;
+    const double thread =
+        price.ends + bytes_each * price.busy + cost.reduced * size * gamma / cost.steps;
+    const double link = bytes_each * (price.beta - price.busy);
     const double between = std::max(price.ends, price.credits);
-    p.latency += (cost.steps - cost.overlapped) * std::max(price.alpha, price.credits) +
-                 cost.overlapped * between;
-    p.transfer += cost.bytes * size * price.beta;
-    p.reduce += cost.reduced * size * profile_.reduce_cost(dtype, op) * work;
+    p.latency += cost.overlapped * between;
+    p.transfer += cost.overlapped * (std::max({thread, link, price.credits}) - between);
   };
   // Messages that a rank sends or takes beside each other still keep its thread busy one by one.
   const bool rooted =
@@ -77,7 +89,8 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
       }
       const TrafficPrice traffic = price(to);
       charge(leveled->levels[l], traffic);
-      if (l + 1 < levels.count() || algorithm.name.ends_with("_direct"))
+      if (request.collective == Collective::all_reduce &&
+          (l + 1 < levels.count() || algorithm.name.ends_with("_direct")))
         beside(leveled->levels[l].steps, levels.largest(l), traffic);
     }
   } else {
@@ -91,20 +104,22 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
     // Where ranks are dealt to hosts in turns, the next one may be farther than the one half way
     // round.
     if (!ring && request.ranks > 3) traffic = dearer(traffic, shifted(request.ranks / 2));
-    const double crowded = cost.bytes * size * traffic.beta;
-    if (ring && cost.overlapped == 0) {
-      traffic.alpha = traffic.mean_alpha;
-      traffic.beta = traffic.mean_beta;
-    }
-    charge(cost, traffic);
+    charge(cost, traffic, ring);
     if (algorithm.name.starts_with("direct")) {
       beside(cost.steps, request.ranks, traffic);
-      // The bytes of one message are copied at the ends while another's are on the links.
+      // The bytes of one message are copied at the ends while another's are on the links. A root is
+      // at one end of all messages, the others at the other end of one.
+      const bool out =
+          request.collective == Collective::broadcast || request.collective == Collective::scatter;
       const double links = traffic.beta - traffic.busy;
-      p.transfer = cost.bytes * size * std::max(links, traffic.busy) +
-                   std::min(1.0, cost.bytes) * size * std::min(links, traffic.busy);
+      const double there = !rooted ? 0 : out ? traffic.busy - traffic.sending : traffic.sending;
+      const double here = traffic.busy - there;
+      p.transfer = cost.bytes * size * std::max(links, here) +
+                   std::min(1.0, cost.bytes) * size * (std::min(links, here) + there);
     }
-    if (ring) p.transfer = std::max(p.transfer, crowded - p.latency);
+    // The slowest hop has to carry everything.
+    if (ring && cost.overlapped == 0)
+      p.transfer = std::max(p.transfer, cost.bytes * size * traffic.beta - p.latency);
   }
   p.seconds = p.latency + p.transfer + p.reduce;
   return p;
@@ -113,7 +128,7 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
 namespace {
 
 // Depths of a pipeline to choose from; 0: its default.
-constexpr uint32_t k_depths[] = {0, 1, 4, 8, 32, 64, 128};
+constexpr uint32_t k_depths[] = {0, 1, 2, 4, 8, 32, 64, 128};
 
 // The numbers of chunks worth pricing: the request's, or the default and what else is best. Where
 // chunks are slices on lanes of their own, the form knows no difference: one slice is tried too.

@@ -6,7 +6,6 @@
 namespace tutti {
 namespace {
 
-double busy_per_byte(const EndCost& ends) { return ends.send_byte + ends.recv_byte; }
 bool over_network(LinkClass c) { return c == LinkClass::nic || c == LinkClass::network; }
 
 // Collects the flows of a pattern.
@@ -22,9 +21,11 @@ struct Sums {
     alphas += latency + ends;
     ++flows;
   }
-  void byte(double link, double busy) {
+  void byte(double link, const EndCost& ends, double crowd) {
+    const double busy = (ends.send_byte + ends.recv_byte) * crowd;
     price.beta = std::max(price.beta, link + busy);
     price.busy = std::max(price.busy, busy);
+    price.sending = std::max(price.sending, ends.send_byte * crowd);
     betas += link + busy;
   }
   TrafficPrice done() {
@@ -84,7 +85,7 @@ TrafficPrice TopologyTraffic::price(std::span<const Rank> to) {
     double beta = 0;
     for (LinkId l : way_)
       beta = std::max(beta, flows_[l] / profile_.bandwidth(topology_.links()[l]));
-    sums.byte(beta, busy_per_byte(profile_.ends_of(network)) * crowd_);
+    sums.byte(beta, profile_.ends_of(network), crowd_);
   });
   for (LinkId l : used_) flows_[l] = 0;
   return known->second = sums.done();
@@ -138,7 +139,7 @@ TrafficPrice PlacementTraffic::price(std::span<const Rank> to) {
     const double link =
         from == into ? std::max(way.out_beta, way.in_beta * received_[peer])
                      : std::max(way.out_beta * leaving_[from], way.in_beta * entering_[into]);
-    sums.byte(link, busy_per_byte(way.ends) * crowd_);
+    sums.byte(link, way.ends, crowd_);
   });
   return sums.done();
 }

@@ -19,7 +19,7 @@ struct TrafficPrice {
   double alpha = 0, mean_alpha = 0;  // of one message, ends included: the most, the mean
   double beta = 0, mean_beta = 0;    // of a byte: links at their most crowded, and ends
   double ends = 0;                   // of alpha: what keeps threads busy
-  double busy = 0;                   // of beta: the same
+  double busy = 0, sending = 0;      // of beta: the same, and the sender's part of it
   double credits = 0;  // time between two messages that the credits of a connection allow
 };
 

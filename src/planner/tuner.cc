@@ -1,7 +1,8 @@
 #include "src/planner/tuner.h"
 
 #include <algorithm>
-#include <set>
+#include <cmath>
+#include <limits>
 
 #include "sim/simulator.h"
 #include "src/algorithms/on_orders.h"
@@ -24,22 +25,13 @@ bool uses_windows(const Placement& placement, const Algorithm& algorithm, Collec
          (algorithm.name == "direct_one_shot" || algorithm.name == "direct_two_shot");
 }
 
-// How much simulating the plan asks for, in messages that meet nobody: where a rank talks to many
-// at once, shares of links are computed for all of them whenever one comes or goes.
-uint64_t work_of(const Plan& plan, uint64_t rounds) {
-  constexpr uint64_t k_few = 4, k_flows = 16;
+// Steps of one round.
+uint64_t steps_of(const Plan& plan) {
   const Shape& shape = plan.shape();
   uint64_t steps = 0;
   for (Rank r = 0; r < shape.ranks; ++r)
     for (Lane l = 0; l < shape.lanes; ++l) steps += plan.steps(r, l);
-  std::set<Rank> peers;  // of one rank; the others are alike, and a root has the most
-  for (Lane l = 0; l < shape.lanes; ++l)
-    for (uint32_t i = 0; i < plan.steps(shape.root, l); ++i) {
-      const Step step = plan.step_at(shape.root, l, i);
-      if (step.op == Op::send || reads_message(step.op)) peers.insert(step.peer);
-    }
-  const uint64_t many = peers.size() > k_few ? peers.size() - k_few : 0;
-  return steps * rounds * (1 + many * shape.ranks / k_flows);
+  return steps;
 }
 
 bool along_links(const Candidate& c) {
@@ -60,7 +52,7 @@ void use_windows(std::vector<Priced>& priced, const Placement& placement, const 
   }
 }
 
-// Simulates candidates, the best predictions first, while the budget lasts.
+// Simulates candidates while the budget lasts.
 class Simulations {
  public:
   Simulations(const Placement& placement, const Profile& profile, uint64_t bytes, DType dtype,
@@ -71,46 +63,156 @@ class Simulations {
     options_.dtype = dtype;
     options_.op = op;
     options_.cpu_pools = placement.cpu_pools;
+    if (budget != UINT64_MAX) options_.most_rounds = k_rounds;
   }
 
-  // Nothing when it would cost too much.
-  Result<std::optional<double>> run(const Candidate& c) {
-    PlanPtr plan;
-    if (along_links(c)) {
-      Result<PlanPtr> made =
-          make_on_orders(*c.algorithm, c.request,
-                         orders_for(*c.algorithm, c.request.collective, placement_.orders));
-      if (!made) return made.status();
-      plan = std::move(*made);
-    } else {
-      plan = c.algorithm->make(c.request);
-    }
+  // Nothing when it would cost too much. Beyond `enough` seconds (0: none) it is given up.
+  Result<std::optional<SimReport>> run(const Plan& plan, double enough) {
+    const uint64_t steps = steps_of(plan);
+    const uint64_t budget = left_ - std::min(left_, kept_);
+    if (steps > budget) return std::optional<SimReport>();
     const LayoutLimits limits =
-        LayoutLimits::of(plan->shape(), placement_.slot_bytes, placement_.by_reference);
+        LayoutLimits::of(plan.shape(), placement_.slot_bytes, placement_.by_reference);
     options_.max_chunk_bytes = limits.max_chunk_bytes;
     options_.min_chunk_bytes = limits.min_chunk_bytes;
-    const size_t element = size_of(options_.dtype);
-    const Layout layout(plan->shape(), options_.segments[0].bytes / element, element,
-                        limits.max_chunk_bytes, limits.min_chunk_bytes);
-    const uint64_t work = work_of(*plan, layout.rounds());
-    if (work > left_) return std::optional<double>();
-    left_ -= work;
+    options_.stop_after = enough;
+    options_.most_work = budget;
     if (topology_ == nullptr) {
       Result<Topology> made = to_topology(placement_);
       if (!made) return made.status();
       topology_ = std::make_shared<const Topology>(std::move(*made));
     }
-    const Result<SimReport> report = simulate(*plan, *topology_, profile_, options_);
+    Result<SimReport> report = simulate(plan, *topology_, profile_, options_);
     if (!report) return report.status();
-    return std::optional<double>(report->seconds);
+    const bool too_much = !report->finished && report->work >= budget;
+    left_ -= std::min(left_, report->work + steps);
+    if (too_much) return std::optional<SimReport>();
+    return std::optional<SimReport>(std::move(*report));
+  }
+  bool spent() const { return left_ == 0; }
+  // So much of the budget is for later.
+  void keep(uint64_t work) { kept_ = work; }
+
+ private:
+  static constexpr uint32_t k_rounds =
+      8;  // what is in flight has settled, and the later half tells
+
+  const Placement& placement_;
+  Profile profile_;
+  uint64_t left_, kept_ = 0;
+  SimOptions options_;
+  std::shared_ptr<const Topology> topology_;
+};
+
+// The candidates of one call and their prices.
+class Contest {
+ public:
+  Contest(const Placement& placement, Predictor& predictor, Simulations& simulations,
+          std::vector<Priced>& priced)
+      : placement_(placement), predictor_(predictor), simulations_(simulations), priced_(priced) {}
+
+  Status simulate_first(size_t count) {
+    for (size_t i = 0; i < count; ++i) TUTTI_RETURN_IF_ERROR(price(priced_[i]));
+    return {};
+  }
+
+  // Other depths of the best pipelines (slices of hierarchical algorithms): twice and half, as long
+  // as that helps.
+  Status deepen(uint64_t bytes, DType dtype, ReduceOp op) {
+    constexpr size_t k_most = 3;
+    constexpr double k_near = 1.25;
+    std::vector<Priced> winners;
+    for (const Priced& p : priced_)
+      if (p.simulated && !p.given_up && !p.windows && *p.simulated <= k_near * best_)
+        winners.push_back(p);
+    std::stable_sort(winners.begin(), winners.end(),
+                     [](const Priced& a, const Priced& b) { return *a.simulated < *b.simulated; });
+    if (winners.size() > k_most) winners.resize(k_most);
+    for (const Priced& p : winners)
+      for (const bool deeper : {true, false}) {
+        Result<bool> better = climb(p, deeper, bytes, dtype, op);
+        if (!better) return better.status();
+        if (*better) break;
+      }
+    return {};
   }
 
  private:
+  // Whether a depth on that side was faster.
+  Result<bool> climb(Priced at, bool deeper, uint64_t bytes, DType dtype, ReduceOp op) {
+    constexpr uint32_t k_deepest = 256;
+    bool better = false;
+    while (!simulations_.spent()) {
+      const Result<PlanPtr> plan = make(at.candidate);
+      if (!plan) return plan.status();
+      const uint32_t chunks = (*plan)->shape().chunks;
+      Priced next = at;
+      next.candidate.request.chunks = deeper ? 2 * chunks : chunks / 2;
+      if (next.candidate.request.chunks == 0 || next.candidate.request.chunks > k_deepest) break;
+      const Result<PlanPtr> other = make(next.candidate);
+      if (!other) return other.status();
+      if ((*other)->shape().chunks == chunks || known(**other, next.candidate)) break;
+      const std::vector<std::vector<Rank>> orders = orders_of(next.candidate);
+      const Result<Prediction> p =
+          predictor_.predict(*next.candidate.algorithm, next.candidate.request, bytes, dtype, op,
+                             orders.empty() ? std::span<const Rank>() : orders[0]);
+      if (!p) return p.status();
+      next.candidate.prediction = *p;
+      next.simulated.reset();
+      TUTTI_RETURN_IF_ERROR(price(next));
+      if (!next.simulated) break;
+      priced_.push_back(next);
+      if (next.given_up || *next.simulated >= *at.simulated) break;
+      at = next;
+      better = true;
+    }
+    return better;
+  }
+
+  // Whether a plan of that many chunks has a price.
+  bool known(const Plan& plan, const Candidate& c) const {
+    for (const Priced& p : priced_) {
+      if (p.candidate.algorithm != c.algorithm || p.candidate.mapping != c.mapping || !p.simulated)
+        continue;
+      const Result<PlanPtr> other = make(p.candidate);
+      if (other && (*other)->shape().chunks == plan.shape().chunks) return true;
+    }
+    return false;
+  }
+
+  Result<PlanPtr> make(const Candidate& c) const {
+    if (!along_links(c)) return c.algorithm->make(c.request);
+    return make_on_orders(*c.algorithm, c.request, orders_of(c));
+  }
+  std::vector<std::vector<Rank>> orders_of(const Candidate& c) const {
+    if (!along_links(c)) return {};
+    return orders_for(*c.algorithm, c.request.collective, placement_.orders);
+  }
+
+  Status price(Priced& p) {
+    // Contenders are within k_worth of the best; what is slower need not be known exactly.
+    constexpr double k_worth = 1.5;
+    if (p.windows) {
+      p.simulated = p.candidate.prediction.seconds;
+    } else {
+      const Result<PlanPtr> plan = make(p.candidate);
+      if (!plan) return plan.status();
+      const Result<std::optional<SimReport>> report =
+          simulations_.run(**plan, std::isfinite(best_) ? k_worth * best_ : 0);
+      if (!report) return report.status();
+      if (!*report) return {};
+      p.simulated = (*report)->seconds;
+      p.given_up = !(*report)->finished;
+    }
+    if (!p.given_up) best_ = std::min(best_, *p.simulated);
+    return {};
+  }
+
   const Placement& placement_;
-  Profile profile_;
-  uint64_t left_;
-  SimOptions options_;
-  std::shared_ptr<const Topology> topology_;
+  Predictor& predictor_;
+  Simulations& simulations_;
+  std::vector<Priced>& priced_;
+  double best_ = std::numeric_limits<double>::infinity();
 };
 
 }  // namespace
@@ -138,9 +240,9 @@ Result<double> price_exactly(const Placement& placement, const Profile& profile,
   if (uses_windows(placement, algorithm, request.collective))
     return shared_all_reduce_seconds(placement, profile, bytes, dtype, op);
   Simulations one(placement, profile, bytes, dtype, op, UINT64_MAX);
-  const Result<std::optional<double>> seconds = one.run({&algorithm, request, 0, {}});
-  if (!seconds) return seconds.status();
-  return **seconds;
+  const Result<std::optional<SimReport>> report = one.run(*algorithm.make(request), 0);
+  if (!report) return report.status();
+  return (*report)->seconds;
 }
 
 Result<std::vector<Priced>> price_candidates(const Placement& placement, const Profile& profile,
@@ -172,16 +274,12 @@ Result<std::vector<Priced>> price_candidates(const Placement& placement, const P
   while (near < priced.size() && near < limits.best && priced[near].seconds() <= within * least)
     ++near;
   if (near < 2 || placement.ranks > limits.simulated_ranks) return priced;
-  Simulations simulations(placement, profile, bytes, dtype, op, limits.messages);
-  for (size_t i = 0; i < near; ++i) {
-    if (priced[i].windows) {
-      priced[i].simulated = priced[i].candidate.prediction.seconds;
-      continue;
-    }
-    Result<std::optional<double>> seconds = simulations.run(priced[i].candidate);
-    if (!seconds) return seconds.status();
-    priced[i].simulated = *seconds;
-  }
+  Simulations simulations(placement, profile, bytes, dtype, op, limits.work);
+  Contest contest(placement, predictor, simulations, priced);
+  simulations.keep(limits.work / 3);
+  TUTTI_RETURN_IF_ERROR(contest.simulate_first(near));
+  simulations.keep(0);
+  TUTTI_RETURN_IF_ERROR(contest.deepen(bytes, dtype, op));
   // One simulated price says nothing about the others' order.
   const auto count = std::count_if(priced.begin(), priced.end(),
                                    [](const Priced& p) { return p.simulated.has_value(); });

@@ -2,10 +2,12 @@
 //
 // Closed forms rank every algorithm (with the whole hierarchy and with each level alone, and with
 // several numbers of chunks, which for hierarchical algorithms are lanes). The best few are
-// simulated, with the rounds that executors would use; the shared-window executor, which runs no
-// plan, has a closed form of its own. A pure function of its arguments. Simulating is bounded by a
-// number of messages, never by a clock: calls too large for it are settled by closed forms, as are
-// calls with one candidate that is far ahead.
+// simulated, with the rounds that executors would use; then the pipelines among the winners also
+// with other depths, twice and half, as long as that helps. The shared-window executor, which runs
+// no plan, has a closed form of its own. A pure function of its arguments. Simulating is bounded by
+// work, never by a clock: of many rounds the first stand for all, what is surely slower than the
+// best is given up, and calls too large even so are settled by closed forms, as are calls with one
+// candidate that is far ahead.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +22,9 @@
 namespace tutti {
 
 struct TunerLimits {
-  uint32_t best = 10;          // candidates to simulate, at most
-  double within = 5;           // ... predicted to take at most so many times the least
-  uint64_t messages = 20'000;  // of all simulations together; many at a time count for more
+  uint32_t best = 10;      // candidates to simulate, at most
+  double within = 5;       // ... predicted to take at most so many times the least
+  uint64_t work = 60'000;  // SimReport::work of all simulations together, and plans' steps
   uint32_t simulated_ranks = 256;
 };
 
@@ -30,6 +32,7 @@ struct Priced {
   Candidate candidate;
   bool windows = false;             // runs on shared windows (src/executor/shared_direct.h)
   std::optional<double> simulated;  // seconds
+  bool given_up = false;            // it takes longer than `simulated`, and is not among the best
 
   double seconds() const { return simulated.value_or(candidate.prediction.seconds); }
 };

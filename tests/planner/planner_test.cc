@@ -226,6 +226,53 @@ TEST(Planner, PricesDecide) {
             false);
 }
 
+// The depth of a pipeline is searched for by simulation, beside what closed forms propose.
+TEST(Tuner, PipelinesGetTheDepthThatIsBest) {
+  const Placement p = hosts_of(2, 8);
+  Profile profile = builtin_profile();
+  profile.name = "measured";
+  for (const Collective c : {Collective::broadcast, Collective::reduce})
+    for (const uint64_t bytes : {uint64_t{16} << 10, uint64_t{128} << 10, uint64_t{1} << 20}) {
+      PlanRequest q;
+      q.collective = c;
+      q.ranks = p.ranks;
+      q.hierarchy = p.hierarchy;
+      const auto priced = price_candidates(p, profile, q, bytes, DType::float32, ReduceOp::sum);
+      ASSERT_TRUE(priced.ok()) << priced.status().message();
+      ASSERT_TRUE(priced->front().simulated.has_value());
+      EXPECT_FALSE(priced->front().given_up);
+      for (const Priced& other : *priced)
+        EXPECT_TRUE(!other.given_up || other.seconds() >= 1.5 * priced->front().seconds());
+      double best = 1e9;
+      for (const char* algorithm : {"ring", "double_binary_tree", "hierarchical_leader"})
+        for (uint32_t chunks = 1; chunks <= 128; chunks *= 2) {
+          q.chunks = chunks;
+          q.hierarchy = algorithm[0] == 'h' ? p.hierarchy : Hierarchy();
+          const Result<double> seconds = price_exactly(p, profile, *find_algorithm(algorithm), q,
+                                                       bytes, DType::float32, ReduceOp::sum);
+          ASSERT_TRUE(seconds.ok());
+          best = std::min(best, *seconds);
+        }
+      EXPECT_LE(priced->front().seconds(), 1.05 * best) << name(c) << " " << bytes;
+    }
+}
+
+TEST(Tuner, WorkIsBounded) {
+  const Placement p = hosts_of(4, 4);
+  TunerLimits limits;
+  const PlanRequest q{Collective::all_reduce, p.ranks, 0, false, 0, p.hierarchy};
+  const auto with = [&](uint64_t work) {
+    limits.work = work;
+    const auto priced =
+        price_candidates(p, builtin_profile(), q, 64 << 20, DType::float32, ReduceOp::sum, limits);
+    EXPECT_TRUE(priced.ok());
+    return std::count_if(priced->begin(), priced->end(),
+                         [](const Priced& x) { return x.simulated.has_value(); });
+  };
+  EXPECT_EQ(with(10), 0);
+  EXPECT_LT(with(10'000), with(100'000));
+}
+
 TEST(Planner, AThousandRanksAreNotSimulated) {
   const Placement p = hosts_of(128, 8);
   const auto priced = price_candidates(p, builtin_profile(),

@@ -77,6 +77,80 @@ TEST(Simulator, RoundsPipeline) {
   EXPECT_NEAR(cut.seconds, (64 + 2) * 16.384e-6 + 3 * 4e-6, 1e-9);
 }
 
+// Ranks that outnumber the CPUs keep all of them busy: nobody books one ahead of those who are
+// there before.
+TEST(Simulator, CrowdedCpusAreNeverIdleWhileThereIsWork) {
+  Profile profile;
+  profile.ends.recv = 10e-6;
+  const PlanPtr p = plan("direct", Collective::all_gather, 8);
+  const double alone = run(*p, star(8), profile, block(64)).seconds;
+  EXPECT_NEAR(alone, 7 * 10e-6 + 4e-6, 1e-6);
+  const Result<Topology> host = make_cluster("cpu:8{bw=1GB/s,lat=2us}");
+  ASSERT_TRUE(host.ok());
+  for (const uint32_t cpus : {1u, 2u, 3u, 8u}) {
+    profile.cpus = cpus;
+    const double seconds = run(*p, *host, profile, block(64)).seconds;
+    EXPECT_GE(seconds, 8 * 70e-6 / cpus - 1e-9) << cpus;
+    EXPECT_LE(seconds, 1.15 * (8 * 70e-6 / cpus + 4e-6)) << cpus;
+  }
+}
+
+// The first rounds stand for all: every plan that settles comes out as if all had been run.
+TEST(Simulator, FewRoundsTellOfMany) {
+  Profile profile;
+  profile.ends = {.send = 1e-6, .recv = 2e-6, .send_byte = 0, .recv_byte = 1e-10};
+  profile.gamma = 1e-10;
+  for (const char* algorithm : {"ring", "recursive_doubling", "halving_doubling", "direct_two_shot",
+                                "double_binary_tree"}) {
+    const PlanPtr p = plan(algorithm, Collective::all_reduce, 6);
+    SimOptions o = block((50 * p->shape().chunks * uint64_t{4096}) + 12'000);
+    o.max_chunk_bytes = 4096;
+    const SimReport all = run(*p, star(6), profile, o);
+    o.most_rounds = 8;
+    const SimReport few = run(*p, star(6), profile, o);
+    // The ways up and down of the trees drift apart.
+    const double near = p->shape().lanes > 1 ? 0.06 : 0.02;
+    EXPECT_NEAR(few.seconds / all.seconds, 1, near) << algorithm;
+    EXPECT_LT(few.messages * 6, all.messages + 100) << algorithm;
+    EXPECT_LT(few.work * 3, all.work) << algorithm;
+    ASSERT_EQ(few.links.size(), all.links.size());
+    for (size_t i = 0; i < few.links.size(); ++i)
+      EXPECT_NEAR(few.links[i].bytes / all.links[i].bytes, 1, 0.02) << algorithm;
+  }
+  // A chain to the last digit; and no more rounds than there are.
+  SimOptions o = block(1 << 20);
+  o.max_chunk_bytes = 1 << 14;
+  o.most_rounds = 4;
+  const PlanPtr chain = plan("ring", Collective::broadcast, 4, 1);
+  EXPECT_NEAR(run(*chain, star(4), Profile(), o).seconds, (64 + 2) * 16.384e-6 + 3 * 4e-6, 1e-9);
+  o.most_rounds = 1000;
+  EXPECT_NEAR(run(*chain, star(4), Profile(), o).seconds, (64 + 2) * 16.384e-6 + 3 * 4e-6, 1e-9);
+}
+
+TEST(Simulator, EndsEarlyOnRequest) {
+  const PlanPtr p = plan("ring", Collective::all_reduce, 8);
+  const SimReport whole = run(*p, star(8), Profile(), block(1 << 20));
+  EXPECT_TRUE(whole.finished);
+  EXPECT_GE(whole.work, whole.events);
+  SimOptions o = block(1 << 20);
+  o.stop_after = whole.seconds / 2;
+  const SimReport half = run(*p, star(8), Profile(), o);
+  EXPECT_FALSE(half.finished);
+  EXPECT_GT(half.seconds, o.stop_after);
+  EXPECT_LT(half.seconds, 0.7 * whole.seconds);
+  o.stop_after = 2 * whole.seconds;
+  EXPECT_EQ(run(*p, star(8), Profile(), o).seconds, whole.seconds);
+  o.stop_after = 1e300;
+  EXPECT_TRUE(run(*p, star(8), Profile(), o).finished);
+  o = block(1 << 20);
+  o.most_work = whole.work;
+  EXPECT_TRUE(run(*p, star(8), Profile(), o).finished);
+  o.most_work = whole.work / 3;
+  const SimReport third = run(*p, star(8), Profile(), o);
+  EXPECT_FALSE(third.finished);
+  EXPECT_GT(third.work, o.most_work);
+}
+
 TEST(Simulator, SerialLanesSendOneAfterTheOther) {
   Profile p;
   const PlanPtr direct = plan("direct", Collective::broadcast, 5);
@@ -222,6 +296,12 @@ TEST(Simulator, SaysWhatIsWrong) {
   EXPECT_THAT(error([](SimOptions& o) { o.segments[0].ready = -1; }), HasSubstr("segment 0"));
   EXPECT_THAT(error([](SimOptions& o) { o.jitter = -1; }), HasSubstr("jitter of -1"));
   EXPECT_THAT(error([](SimOptions& o) { o.skew = 1e9; }), HasSubstr("skew"));
+  EXPECT_THAT(error([](SimOptions& o) { o.stop_after = -1; }), HasSubstr("stops after -1 s"));
+  EXPECT_THAT(error([](SimOptions& o) {
+                o.segments.resize(2);
+                o.most_rounds = 3;
+              }),
+              HasSubstr("most_rounds is for one segment"));
   EXPECT_THAT(error([](SimOptions& o) { o.placement = {0, 1, 2}; }), HasSubstr("placement of 3"));
   EXPECT_THAT(error([](SimOptions& o) {
                 o.placement = {0, 1, 2, 9};
