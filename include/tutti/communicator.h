@@ -52,6 +52,8 @@ class Work {
   std::shared_ptr<State> state_;
 };
 
+class OnStream;
+
 class Communicator {
  public:
   // Joins rank `rank` of `ranks`. Blocks until all have joined or Config::init_timeout.
@@ -103,6 +105,10 @@ class Communicator {
   Work barrier_async();
   // Any sequence of blocking calls as one operation of the progress thread: a stream of its own.
   Work submit(std::function<Status(Communicator&)> body);
+
+  // The same calls on device buffers, enqueued on a CUDA stream (cudaStream_t; null: the default
+  // stream). See OnStream; it must not outlive this.
+  OnStream on_stream(void* stream);
 
   // Communicators from this one. `config` null: this one's settings.
   //
@@ -166,9 +172,51 @@ class Communicator {
 
   class [[gnu::visibility("hidden")]] Impl;
   explicit Communicator(std::unique_ptr<Impl> impl);
+  [[gnu::visibility("hidden")]] Impl& impl() { return *impl_; }
 
  private:
   std::unique_ptr<Impl> impl_;
+};
+
+// A communicator's calls on device buffers, in the order of a stream: a call enqueues and returns;
+// the stream has the result when it comes past it. May be captured in a CUDA graph. docs/cuda.md
+// says which way a call goes.
+//
+// The first collective on device buffers waits for all ranks. The device of a communicator is that
+// of the buffers of its first call. Calls that one communicator makes on device buffers and on host
+// buffers are not ordered by the library: synchronise the stream between them.
+//
+// Errors of the call: as with host buffers; invalid_argument naming the buffer (memory of another
+// device, host memory, freed, too short) or the stream; device_error: no driver, no kernels for the
+// device, what the driver said. Errors that come later break the communicator:
+// Communicator::error(); what the stream then finds in the buffers is undefined.
+class OnStream {
+ public:
+  Status all_reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op);
+  Status reduce_scatter(const void* send, void* recv, size_t count, DType dtype, Reduction op);
+  Status all_gather(const void* send, void* recv, size_t count, DType dtype);
+  Status broadcast(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  Status reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op, Rank root);
+  Status all_to_all(const void* send, void* recv, size_t count, DType dtype);
+  // As Communicator::all_to_all_v: a group of sends and receives.
+  Status all_to_all_v(const void* send, std::span<const size_t> send_counts,
+                      std::span<const size_t> send_offsets, void* recv,
+                      std::span<const size_t> recv_counts, std::span<const size_t> recv_offsets,
+                      DType dtype);
+  Status gather(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  Status scatter(const void* send, void* recv, size_t count, DType dtype, Rank root);
+  // Between group_start and group_end of the communicator they are enqueued at its end, together.
+  Status send(const void* buffer, size_t count, DType dtype, Rank peer);
+  Status recv(void* buffer, size_t count, DType dtype, Rank peer);
+  // What is enqueued on this stream from now on comes after what is on `other` now.
+  Status after(void* other);
+
+ private:
+  friend class Communicator;
+  OnStream(Communicator& communicator, void* stream)
+      : communicator_(communicator), stream_(stream) {}
+  Communicator& communicator_;
+  void* stream_;
 };
 
 // Host memory that the ranks of a host can map and reduce into directly (a memfd). At least

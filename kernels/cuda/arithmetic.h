@@ -28,6 +28,7 @@ TUTTI_HD constexpr Family family_of(ReduceOp op) {
 struct Operator {
   uint32_t divisor = 0;  // of sum: 0, or what avg divides by before rounding
   bool max = false;      // of extremum
+  bool scaled = false;   // of sum: premul_sum multiplies every input by a factor of its owner's
 };
 
 __extension__ using Int128 = __int128;
@@ -212,5 +213,36 @@ class Arithmetic<kType, Family::extremum, false> {
   }
   Wide flip_;
 };
+
+// --- premul_sum
+
+// Multiplies elements by a factor and rounds to the element, before they are summed.
+template <DType kType>
+class Premultiplier {
+ public:
+  using Element = typename Arithmetic<kType, Family::prod>::Element;
+
+  // `factor`: an element in the low bytes.
+  TUTTI_HD explicit Premultiplier(uint64_t factor)
+      : product_(Operator{}), factor_(product_.load(static_cast<Element>(factor))) {}
+  TUTTI_HD Element operator()(Element e) const {
+    return product_.finish(product_.combine(product_.load(e), factor_));
+  }
+
+ private:
+  Arithmetic<kType, Family::prod> product_;
+  typename Arithmetic<kType, Family::prod>::Wide factor_;
+};
+
+// The factor that changes nothing.
+template <DType kType>
+TUTTI_HD uint64_t unit_factor() {
+  using Element = typename Arithmetic<kType, Family::prod>::Element;
+  if constexpr (is_integer(kType)) {
+    return 1;
+  } else {
+    return static_cast<Element>(FloatCodes<kType>::narrow(1));
+  }
+}
 
 }  // namespace tutti::cuda

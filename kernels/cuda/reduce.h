@@ -24,6 +24,7 @@ struct Pass {
   std::byte* const* destinations;
   uint32_t destination_count;
   uint64_t bytes;
+  const uint64_t* factors = nullptr;  // premul_sum: of every source, in an element's bits
 };
 
 // Bytes before the first 16-byte boundary when all pointers share one; `bytes` when they do not.
@@ -44,15 +45,33 @@ namespace detail {
 template <class Element>
 inline constexpr uint32_t k_flight = sizeof(Element) == 1 ? 2 : 4;
 
-template <class A>
-TUTTI_HD void reduce_elements(Team team, const A& a, const Pass& pass, uint64_t begin,
-                              uint64_t end) {
+// Sources as they lie in memory, or each times its factor.
+struct Plain {
+  struct Source {
+    template <class Element>
+    TUTTI_HD Element operator()(Element e) const {
+      return e;
+    }
+  };
+  TUTTI_HD Source source(uint32_t) const { return {}; }
+};
+template <DType kType>
+struct Scaled {
+  const uint64_t* factors;
+  TUTTI_HD Premultiplier<kType> source(uint32_t s) const {
+    return Premultiplier<kType>(factors[s]);
+  }
+};
+
+template <class A, class Sources>
+TUTTI_HD void reduce_elements(Team team, const A& a, const Sources& sources, const Pass& pass,
+                              uint64_t begin, uint64_t end) {
   using Element = typename A::Element;
   for (uint64_t at = begin + uint64_t{team.index} * sizeof(Element); at < end;
        at += uint64_t{team.count} * sizeof(Element)) {
-    auto acc = a.load(load_element<Element>(pass.sources[0] + at));
+    auto acc = a.load(sources.source(0)(load_element<Element>(pass.sources[0] + at)));
     for (uint32_t s = 1; s < pass.source_count; ++s)
-      acc = a.combine(acc, a.load(load_element<Element>(pass.sources[s] + at)));
+      acc = a.combine(acc, a.load(sources.source(s)(load_element<Element>(pass.sources[s] + at))));
     const Element result = a.finish(acc);
     for (uint32_t d = 0; d < pass.destination_count; ++d)
       store_element(pass.destinations[d] + at, result);
@@ -60,12 +79,14 @@ TUTTI_HD void reduce_elements(Team team, const A& a, const Pass& pass, uint64_t 
 }
 
 // kFlight vectors at `at`, `stride` bytes apart.
-template <uint32_t kFlight, class A>
-TUTTI_HD void reduce_vectors(const A& a, const Pass& pass, uint64_t at, uint64_t stride) {
+template <uint32_t kFlight, class A, class Sources>
+TUTTI_HD void reduce_vectors(const A& a, const Sources& sources, const Pass& pass, uint64_t at,
+                             uint64_t stride) {
   using Element = typename A::Element;
   constexpr uint32_t k_each = k_vector / sizeof(Element);
   typename A::Wide acc[kFlight][k_each];
   {
+    const auto scale = sources.source(0);
     Words<k_vector> v[kFlight];
     TUTTI_HD_UNROLL(8)
     for (uint32_t u = 0; u < kFlight; ++u)
@@ -73,11 +94,13 @@ TUTTI_HD void reduce_vectors(const A& a, const Pass& pass, uint64_t at, uint64_t
     TUTTI_HD_UNROLL(8)
     for (uint32_t u = 0; u < kFlight; ++u) {
       TUTTI_HD_UNROLL(16)
-      for (uint32_t e = 0; e < k_each; ++e) acc[u][e] = a.load(v[u].template get<Element>(e));
+      for (uint32_t e = 0; e < k_each; ++e)
+        acc[u][e] = a.load(scale(v[u].template get<Element>(e)));
     }
   }
   TUTTI_HD_UNROLL(2)
   for (uint32_t s = 1; s < pass.source_count; ++s) {
+    const auto scale = sources.source(s);
     const std::byte* source = pass.sources[s] + at;
     Words<k_vector> v[kFlight];
     TUTTI_HD_UNROLL(8)
@@ -86,7 +109,7 @@ TUTTI_HD void reduce_vectors(const A& a, const Pass& pass, uint64_t at, uint64_t
     for (uint32_t u = 0; u < kFlight; ++u) {
       TUTTI_HD_UNROLL(16)
       for (uint32_t e = 0; e < k_each; ++e)
-        acc[u][e] = a.combine(acc[u][e], a.load(v[u].template get<Element>(e)));
+        acc[u][e] = a.combine(acc[u][e], a.load(scale(v[u].template get<Element>(e))));
     }
   }
   TUTTI_HD_UNROLL(8)
@@ -112,18 +135,33 @@ TUTTI_HD void for_vectors(Team team, uint64_t begin, uint64_t end, Body&& body) 
 
 }  // namespace detail
 
+namespace detail {
+
+template <uint32_t kFlight, class A, class Sources>
+TUTTI_HD void reduce_all(Team team, const A& a, const Sources& sources, const Pass& pass) {
+  const uint64_t head = unaligned_head(pass);
+  const uint64_t tail = head + (pass.bytes - head) / k_vector * k_vector;
+  reduce_elements(team, a, sources, pass, 0, head);
+  for_vectors<kFlight>(team, head, tail, [&]<uint32_t kNow>(uint64_t at, uint64_t stride) {
+    reduce_vectors<kNow>(a, sources, pass, at, stride);
+  });
+  reduce_elements(team, a, sources, pass, tail, pass.bytes);
+}
+
+}  // namespace detail
+
 template <DType kType, Family kFamily>
 TUTTI_HD void reduce(Team team, Operator op, const Pass& pass) {
   using A = Arithmetic<kType, kFamily>;
+  constexpr uint32_t k_flight = detail::k_flight<typename A::Element>;
   const A a(op);
-  const uint64_t head = unaligned_head(pass);
-  const uint64_t tail = head + (pass.bytes - head) / k_vector * k_vector;
-  detail::reduce_elements(team, a, pass, 0, head);
-  detail::for_vectors<detail::k_flight<typename A::Element>>(
-      team, head, tail, [&]<uint32_t kFlight>(uint64_t at, uint64_t stride) {
-        detail::reduce_vectors<kFlight>(a, pass, at, stride);
-      });
-  detail::reduce_elements(team, a, pass, tail, pass.bytes);
+  if constexpr (kFamily == Family::sum) {
+    if (pass.factors != nullptr) {
+      const detail::Scaled<kType> scaled{pass.factors};
+      return detail::reduce_all<k_flight / 2>(team, a, scaled, pass);
+    }
+  }
+  detail::reduce_all<k_flight>(team, a, detail::Plain(), pass);
 }
 
 // destinations = sources[0], bit for bit; pointers need no alignment.
@@ -150,10 +188,10 @@ TUTTI_HD inline void copy(Team team, const Pass& pass) {
   bytes(tail, pass.bytes);
 }
 
-// One source and nothing to divide is a copy and keeps every bit.
+// One source with nothing to divide or multiply is a copy and keeps every bit.
 template <DType kType, Family kFamily>
 TUTTI_HD void run_pass(Team team, Operator op, const Pass& pass) {
-  if (pass.source_count == 1 && op.divisor == 0) return copy(team, pass);
+  if (pass.source_count == 1 && op.divisor == 0 && pass.factors == nullptr) return copy(team, pass);
   reduce<kType, kFamily>(team, op, pass);
 }
 

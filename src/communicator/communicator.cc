@@ -6,6 +6,7 @@
 #include <cstring>
 #include <thread>
 
+#include "src/communicator/device_rank.h"
 #include "src/communicator/environment.h"
 #include "src/communicator/impl.h"
 
@@ -106,24 +107,40 @@ Status Communicator::scatter(const void* send, void* recv, size_t count, DType d
 }
 Status Communicator::barrier() { return impl_->run({}); }
 
-Status Communicator::all_to_all_v(const void* send, std::span<const size_t> send_counts,
-                                  std::span<const size_t> send_offsets, void* recv,
-                                  std::span<const size_t> recv_counts,
-                                  std::span<const size_t> recv_offsets, DType dtype) {
+namespace {
+
+Status check_blocks(Rank rank, uint32_t ranks, const void* send,
+                    std::span<const size_t> send_counts, std::span<const size_t> send_offsets,
+                    const void* recv, std::span<const size_t> recv_counts,
+                    std::span<const size_t> recv_offsets, DType dtype) {
   auto bad = [&](std::string why) {
-    return Status(Code::invalid_argument, fmt::format("rank {}: all_to_all_v: {}", rank(), why));
+    return Status(Code::invalid_argument, fmt::format("rank {}: all_to_all_v: {}", rank, why));
   };
   if (!valid(dtype)) return bad(fmt::format("unknown dtype {}", static_cast<int>(dtype)));
   for (auto span : {send_counts, send_offsets, recv_counts, recv_offsets})
-    if (span.size() != ranks())
-      return bad(fmt::format("{} counts or offsets for {} ranks", span.size(), ranks()));
+    if (span.size() != ranks)
+      return bad(fmt::format("{} counts or offsets for {} ranks", span.size(), ranks));
   const size_t element = size_of(dtype);
-  std::vector<Transfer> transfers;
-  for (Rank p = 0; p < ranks(); ++p) {
+  for (Rank p = 0; p < ranks; ++p) {
     for (size_t n : {send_counts[p], send_offsets[p], recv_counts[p], recv_offsets[p]})
       if (n > SIZE_MAX / 4 / element) return bad(fmt::format("count or offset {} overflows", n));
     if ((send_counts[p] > 0 && send == nullptr) || (recv_counts[p] > 0 && recv == nullptr))
       return bad(fmt::format("a null buffer for rank {}", p));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status Communicator::all_to_all_v(const void* send, std::span<const size_t> send_counts,
+                                  std::span<const size_t> send_offsets, void* recv,
+                                  std::span<const size_t> recv_counts,
+                                  std::span<const size_t> recv_offsets, DType dtype) {
+  TUTTI_RETURN_IF_ERROR(check_blocks(rank(), ranks(), send, send_counts, send_offsets, recv,
+                                     recv_counts, recv_offsets, dtype));
+  const size_t element = size_of(dtype);
+  std::vector<Transfer> transfers;
+  for (Rank p = 0; p < ranks(); ++p) {
     // Counts of zero still pair up with themselves in the copy to self.
     if (send_counts[p] > 0 || p == rank())
       transfers.push_back(
@@ -167,6 +184,104 @@ Status Communicator::recv(void* buffer, size_t count, DType dtype, Rank peer) {
 }
 Status Communicator::group_start() { return impl_->group_start(); }
 Status Communicator::group_end() { return impl_->group_end(); }
+
+// --- on device buffers
+
+OnStream Communicator::on_stream(void* stream) { return OnStream(*this, stream); }
+
+namespace {
+
+DeviceOperation on(void* stream, Collective collective, const void* send, void* recv, size_t count,
+                   DType dtype, Reduction reduction = {}, Rank root = 0) {
+  DeviceOperation op;
+  op.collective = collective;
+  op.send = send;
+  op.recv = recv;
+  op.count = count;
+  op.dtype = dtype;
+  op.reduction = reduction;
+  op.root = root;
+  op.stream = static_cast<cuda::Stream>(stream);
+  return op;
+}
+
+}  // namespace
+
+Status OnStream::all_reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::all_reduce, send, recv, count, dtype, op));
+}
+Status OnStream::reduce_scatter(const void* send, void* recv, size_t count, DType dtype,
+                                Reduction op) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::reduce_scatter, send, recv, count, dtype, op));
+}
+Status OnStream::all_gather(const void* send, void* recv, size_t count, DType dtype) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::all_gather, send, recv, count, dtype));
+}
+Status OnStream::broadcast(const void* send, void* recv, size_t count, DType dtype, Rank root) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::broadcast, send, recv, count, dtype, {}, root));
+}
+Status OnStream::reduce(const void* send, void* recv, size_t count, DType dtype, Reduction op,
+                        Rank root) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::reduce, send, recv, count, dtype, op, root));
+}
+Status OnStream::all_to_all(const void* send, void* recv, size_t count, DType dtype) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::all_to_all, send, recv, count, dtype));
+}
+Status OnStream::gather(const void* send, void* recv, size_t count, DType dtype, Rank root) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::gather, send, recv, count, dtype, {}, root));
+}
+Status OnStream::scatter(const void* send, void* recv, size_t count, DType dtype, Rank root) {
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::scatter, send, recv, count, dtype, {}, root));
+}
+
+Status OnStream::send(const void* buffer, size_t count, DType dtype, Rank peer) {
+  TUTTI_RETURN_IF_ERROR(check_transfer("send", communicator_.rank(), communicator_.ranks(), buffer,
+                                       count, dtype, peer));
+  DeviceOperation op = on(stream_, Collective::send_recv, buffer, nullptr, count, dtype, {}, peer);
+  op.sends = true;
+  return communicator_.impl().run_on_device(op);
+}
+Status OnStream::recv(void* buffer, size_t count, DType dtype, Rank peer) {
+  TUTTI_RETURN_IF_ERROR(check_transfer("recv", communicator_.rank(), communicator_.ranks(), buffer,
+                                       count, dtype, peer));
+  return communicator_.impl().run_on_device(
+      on(stream_, Collective::send_recv, nullptr, buffer, count, dtype, {}, peer));
+}
+
+Status OnStream::all_to_all_v(const void* send, std::span<const size_t> send_counts,
+                              std::span<const size_t> send_offsets, void* recv,
+                              std::span<const size_t> recv_counts,
+                              std::span<const size_t> recv_offsets, DType dtype) {
+  TUTTI_RETURN_IF_ERROR(check_blocks(communicator_.rank(), communicator_.ranks(), send, send_counts,
+                                     send_offsets, recv, recv_counts, recv_offsets, dtype));
+  const size_t element = size_of(dtype);
+  TUTTI_RETURN_IF_ERROR(communicator_.group_start());
+  Status status;
+  for (Rank p = 0; p < communicator_.ranks() && status.ok(); ++p) {
+    if (send_counts[p] > 0)
+      status = this->send(static_cast<const std::byte*>(send) + send_offsets[p] * element,
+                          send_counts[p], dtype, p);
+    if (recv_counts[p] > 0 && status.ok())
+      status = this->recv(static_cast<std::byte*>(recv) + recv_offsets[p] * element, recv_counts[p],
+                          dtype, p);
+  }
+  Status ended = communicator_.group_end();
+  return status.ok() ? ended : status;
+}
+
+Status OnStream::after(void* other) {
+  Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
+  if (!runtime) return runtime.status();
+  return (*runtime)->follow(static_cast<cuda::Stream>(stream_), static_cast<cuda::Stream>(other));
+}
 
 // --- asynchronous forms
 

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "src/algorithms/algorithms.h"
+#include "src/communicator/device_rank.h"
 
 namespace tutti {
 namespace {
@@ -20,6 +21,9 @@ constexpr Clock::duration k_call_back_after = std::chrono::milliseconds(10);
 // Without any progress for so long, a message of a peer that is in a later call is not on its way.
 constexpr Clock::duration k_left_behind_memory = std::chrono::seconds(1);
 constexpr Clock::duration k_left_behind_network = std::chrono::seconds(10);
+
+// Stands for the root in the record of a call by which ranks find out about their devices.
+constexpr Rank k_meeting = ~Rank{0};
 
 uint64_t mix(uint64_t h, uint64_t word) {
   h ^= word * 0x9e3779b97f4a7c15ULL;
@@ -52,6 +56,7 @@ size_t Communicator::Impl::KeyHash::operator()(const CallKey& k) const {
 }
 
 Communicator::Impl::~Impl() {
+  device_rank_ = nullptr;  // first: it waits for its streams, whose calls may run here
   if (!finalized_) static_cast<void>(finalize(std::chrono::milliseconds(500)));
   if (fork_guard_ != nullptr) munmap(fork_guard_, 4096);
 }
@@ -127,10 +132,27 @@ Status Communicator::Impl::run(const Call& call) {
     group_calls_.push_back(call);
     return {};
   }
-  if (pending_.load(std::memory_order_acquire) != 0 &&
-      worker_id_.load(std::memory_order_relaxed) != std::this_thread::get_id())
+  if (pending_.load(std::memory_order_acquire) != 0 && !on_worker())
     return submit([this, call] { return execute(call); }).wait();
   return execute(call);
+}
+
+// The progress thread's calls and the caller's take turns: those of streams come at any time.
+bool Communicator::Impl::enter_call() {
+  Occupant seen = Occupant::nobody;
+  while (!in_call_.compare_exchange_weak(seen, Occupant::a_call, std::memory_order_acquire)) {
+    const bool of_streams = device_streams_.load(std::memory_order_relaxed);
+    if (seen == Occupant::a_call && !of_streams) return false;
+    if (seen == Occupant::beside) std::this_thread::yield();
+    if (seen == Occupant::a_call) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    seen = Occupant::nobody;
+  }
+  return true;
+}
+
+bool Communicator::Impl::enter_beside() {
+  Occupant seen = Occupant::nobody;
+  return in_call_.compare_exchange_strong(seen, Occupant::beside, std::memory_order_acquire);
 }
 
 // One caller at a time, a healthy communicator, and not a forked child.
@@ -138,13 +160,13 @@ template <class Body>
 Status Communicator::Impl::guarded(Body&& body) {
   if (broken_.load(std::memory_order_acquire)) return error();
   TUTTI_RETURN_IF_ERROR(usable());
-  if (in_call_.exchange(true, std::memory_order_acquire))
+  if (!enter_call())
     return Status(Code::invalid_usage,
                   fmt::format("rank {}: two threads call the same communicator at once", rank_));
   Status status = abort_requested_.load(std::memory_order_relaxed) ? check({}, rank_) : Status();
   if (bootstrap_->revoked() != nullptr) status = adopted_error().value_or(error());
   if (status.ok()) status = body();
-  in_call_.store(false, std::memory_order_release);
+  leave_call();
   return status;
 }
 
@@ -233,6 +255,12 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
   record_.dtype = call.dtype;
   record_.op = call.reduction.op;
   record_.root = call.root;
+  if (meeting_) {
+    record_.signature = mix(entry.signature, k_meeting);
+    record_.root = k_meeting;
+  } else if (counting_.load(std::memory_order_relaxed) && !uncounted_) {
+    tally_->begun.fetch_add(1, std::memory_order_release);
+  }
   late_reported_ = false;
   for (const auto& t : router_->transports()) t->announce(record_);
   if (log_.on(LogLevel::trace)) log_.write(LogLevel::trace, describe_call(record_));
@@ -255,7 +283,7 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
     kernels::copy(call.recv, send, input);
     send = call.recv;
   }
-  const uint64_t signature = mix(entry.signature, record_.sequence);
+  const uint64_t signature = mix(record_.signature, record_.sequence);
   const ReduceOp op = premul ? ReduceOp::sum : call.reduction.op;
   Status status;
   if (entry.shared && call.collective == Collective::barrier) {
@@ -282,9 +310,7 @@ Status Communicator::Impl::run_transfers(std::vector<Transfer> transfers) {
       return settle(std::move(status), "send/recv");
     });
   };
-  if (pending_.load(std::memory_order_acquire) != 0 &&
-      worker_id_.load(std::memory_order_relaxed) != std::this_thread::get_id())
-    return submit(body).wait();
+  if (pending_.load(std::memory_order_acquire) != 0 && !on_worker()) return submit(body).wait();
   return body();
 }
 
@@ -300,11 +326,13 @@ Status Communicator::Impl::group_end() {
   if (--group_depth_ > 0) return {};
   std::vector<Transfer> transfers;
   std::vector<Call> calls;
+  std::vector<DeviceOperation> on_device;
   transfers.swap(group_transfers_);
   calls.swap(group_calls_);
+  on_device.swap(group_device_operations_);
   if (!transfers.empty()) TUTTI_RETURN_IF_ERROR(run_transfers(std::move(transfers)));
   for (const Call& call : calls) TUTTI_RETURN_IF_ERROR(run(call));
-  return {};
+  return on_device.empty() ? Status() : enqueue_on_device(std::move(on_device));
 }
 
 // --- waiting: errors, abort, lateness, disagreement
@@ -343,6 +371,7 @@ void Communicator::Impl::block(Clock::duration timeout) {
 // A peer that is in the call of the same number, but another call, will never send what is
 // expected; nor will one that has left this call behind, once what it sent must have arrived.
 Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
+  if (std::optional<Status> proof = contradiction(&record_)) return *proof;
   const std::optional<CallRecord> theirs = router_->transport(peer).peer_call(peer);
   if (!theirs || theirs->sequence < record_.sequence) return {};
   const bool memory = router_->capabilities(peer).pull;
@@ -353,9 +382,13 @@ Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
                   fmt::format("rank {} waits in {} for rank {}, which has left that call for {}",
                               rank_, describe_call(record_), peer, describe_call(*theirs)));
   if (theirs->sequence > record_.sequence || theirs->signature == record_.signature) return {};
+  const auto side = [&](const CallRecord& one, const CallRecord& other) {
+    const bool where = other.root == k_meeting && one.root != k_meeting;
+    return describe_call(one) + (where ? " on host buffers" : "");
+  };
   return Status(Code::invalid_usage,
-                fmt::format("rank {} calls {}, but rank {} calls {}", rank_, describe_call(record_),
-                            peer, describe_call(*theirs)));
+                fmt::format("rank {} calls {}, but rank {} calls {}", rank_, side(record_, *theirs),
+                            peer, side(*theirs, record_)));
 }
 
 // A peer that has said goodbye sends nothing more, once what it sent must have arrived.
@@ -386,6 +419,7 @@ void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for) {
 
 std::string Communicator::Impl::describe_call(const CallRecord& r) const {
   if (r.sequence == 0) return "none yet";
+  if (r.root == k_meeting) return "its first collective on device buffers";
   if (r.collective == Collective::barrier) return fmt::format("barrier #{}", r.sequence);
   std::string text =
       fmt::format("{} #{} of {} {}", name(r.collective), r.sequence, r.count, name(r.dtype));
@@ -502,10 +536,11 @@ void Communicator::Impl::abort(const std::string& reason) {
     abort_reason_ = reason;
     abort_requested_.store(true, std::memory_order_release);
   }
+  if (const auto device = device_rank()) device->device_path().stop();
   // A running call notices by itself; otherwise tell the peers from here.
-  if (in_call_.exchange(true, std::memory_order_acquire)) return;
+  if (!enter_beside()) return;
   static_cast<void>(latch(check({}, rank_), rank_));
-  in_call_.store(false, std::memory_order_release);
+  leave_call();
 }
 
 void Communicator::Impl::on_late(std::function<void(const std::string&)> callback) {

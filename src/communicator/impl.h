@@ -16,6 +16,7 @@
 #include "src/base/auth.h"
 #include "src/base/log.h"
 #include "src/communicator/bootstrap/bootstrap.h"
+#include "src/communicator/device_operation.h"
 #include "src/communicator/peers.h"
 #include "src/executor/cpu_executor.h"
 #include "src/executor/exchange.h"
@@ -38,6 +39,16 @@ inline Deadline after(double seconds) {
   return Clock::now() +
          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
+
+// How many collectives a rank has begun on host buffers and on device buffers, in memory that its
+// peers can read (beside.cc).
+struct CallTally {
+  std::atomic<uint64_t> begun{0};  // on devices << 32 | on the host
+  // The latest on devices, for messages: collective | dtype << 8 | op << 16 | root << 32.
+  std::atomic<uint64_t> device_kind{0}, device_count{0};
+};
+
+class DeviceRank;
 
 class Communicator::Impl final : public Monitor {
  public:
@@ -66,6 +77,13 @@ class Communicator::Impl final : public Monitor {
   // Blocking; queues behind asynchronous work, or joins the open group.
   Status run(const Call& call);
   Status run_transfers(std::vector<Transfer> transfers);
+  // The same on device buffers (device_rank.h).
+  Status run_on_device(const DeviceOperation& operation);
+  const Config& config() const { return config_; }
+  // Whether the caller is the thread of asynchronous operations.
+  bool on_worker() const {
+    return worker_id_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+  }
   Work submit(std::function<Status()> body);
   Status group_start();
   Status group_end();
@@ -76,6 +94,9 @@ class Communicator::Impl final : public Monitor {
   std::string explain(const Call& call);
   Result<double> estimate(const Call& call);
   void warn(std::string_view text) const { log_.write(LogLevel::warn, text); }
+  void inform(std::string_view text) const {
+    if (log_.on(LogLevel::info)) log_.write(LogLevel::info, text);
+  }
   void on_late(std::function<void(const std::string&)> callback);
   void on_wait(std::function<Status()> callback) { wait_callback_ = std::move(callback); }
 
@@ -90,6 +111,35 @@ class Communicator::Impl final : public Monitor {
   void revoke(const std::string& reason);
   std::vector<Rank> failed();
   Result<Agreement> agree(uint64_t flags, std::chrono::nanoseconds timeout);
+
+  // --- beside calls: for device_path.h and its watchdog (beside.cc). From any thread.
+  bool broken() const { return broken_.load(std::memory_order_acquire); }
+  // Takes note of what peers have said and of who is gone; error().
+  Status look(std::vector<Rank>* gone);
+  // Latches an error that no call has found. False: a call runs, ask again.
+  bool fail(const Status& status, Rank culprit);
+  Status lost_during_device_call(Rank peer) const;
+  // Collective: an all_gather of int8 that is known for what it is to ranks that make another call.
+  Status gather_for_devices(const void* mine, void* all, size_t bytes);
+  // Collective: ranks come to see each other's tallies. `process`: equal in ranks of one process.
+  Status open_tallies(uint64_t process);
+  // From now on calls are counted, on all ranks.
+  void count_calls(bool on) { counting_.store(on, std::memory_order_release); }
+  void tally_device_call(const Call& call);
+  // Proof that another rank's buffers are not where this one's are, in words. `host_call`: the one
+  // that the calling thread is in; null: it is in none.
+  std::optional<Status> contradiction(const CallRecord* host_call) const;
+  // While it lives, calls on host buffers are not counted: they stand for others.
+  class Uncounted {
+   public:
+    explicit Uncounted(Impl& impl) : impl_(impl) { impl_.uncounted_ = true; }
+    ~Uncounted() { impl_.uncounted_ = false; }
+    Uncounted(const Uncounted&) = delete;
+
+   private:
+    Impl& impl_;
+  };
+  Uncounted leave_uncounted() { return Uncounted(*this); }
 
   // Monitor: what happens while a call waits.
   Status check(Clock::duration waited, Rank waiting_for) override;
@@ -131,6 +181,8 @@ class Communicator::Impl final : public Monitor {
   void choose_waiting(const std::vector<PeerIdentity>& peers);
   Status open_log();
 
+  Status enqueue_on_device(std::vector<DeviceOperation> operations);
+  std::shared_ptr<DeviceRank> device_rank() const;
   Status execute(const Call& call);  // inline, on whichever thread
   template <class Body>
   Status guarded(Body&& body);
@@ -150,6 +202,11 @@ class Communicator::Impl final : public Monitor {
 
   Status latch(Status status, Rank culprit);
   std::optional<Status> adopted_error();
+  std::vector<Rank> known_lost();
+  bool enter_call();    // false: another thread is in a call
+  bool enter_beside();  // for a moment, instead of a call; false: a thread is in a call
+  void leave_call() { in_call_.store(Occupant::nobody, std::memory_order_release); }
+  static CallRecord device_record(const CallTally& tally);
   static std::string encode_error(const Status& status);
   static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
@@ -199,12 +256,20 @@ class Communicator::Impl final : public Monitor {
   Entry* last_ = nullptr;
   CallRecord record_;  // the current or latest collective call
   bool late_reported_ = false;
-  std::atomic<bool> in_call_{false};
+  enum class Occupant : uint8_t { nobody, a_call, beside };
+  std::atomic<Occupant> in_call_{Occupant::nobody};  // who uses the transports
+  std::atomic<bool> device_streams_{false};  // calls on streams may run on the progress thread
+  bool meeting_ = false;                     // the current call is gather_for_devices()
+  bool uncounted_ = false;                   // see Uncounted
+  std::atomic<bool> counting_{false};
+  std::shared_ptr<CallTally> tally_;
+  std::vector<std::shared_ptr<const CallTally>> peer_tallies_;  // null: not to be seen
 
   // Open group: point-to-point transfers, then collectives, in order.
   uint32_t group_depth_ = 0;
   std::vector<Transfer> group_transfers_;
   std::vector<Call> group_calls_;
+  std::vector<DeviceOperation> group_device_operations_;
 
   mutable std::mutex error_mutex_;
   std::atomic<bool> broken_{false};
@@ -224,6 +289,9 @@ class Communicator::Impl final : public Monitor {
   std::atomic<std::thread::id> worker_id_{};
   bool stopping_ = false;
   std::thread worker_;
+
+  std::shared_ptr<DeviceRank>
+      device_rank_;  // made by the first call on device buffers; error_mutex_
 };
 
 }  // namespace tutti

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "src/communicator/device_rank.h"
 #include "src/communicator/impl.h"
 
 namespace tutti {
@@ -41,29 +42,22 @@ void Communicator::Impl::revoke(const std::string& reason) {
   const std::string text = fmt::format("rank {}: revoked: {}", rank_, reason);
   bootstrap_->consult(
       [&](Council& council) { council.revoke(encode_error(Status(Code::aborted, text))); });
+  if (const auto device = device_rank()) device->device_path().stop();
   // A running call notices by itself; otherwise tell the peers from here.
-  if (in_call_.exchange(true, std::memory_order_acquire)) return;
+  if (!enter_beside()) return;
   static_cast<void>(adopted_error());
-  in_call_.store(false, std::memory_order_release);
+  leave_call();
 }
 
 std::vector<Rank> Communicator::Impl::failed() {
-  std::set<Rank> ranks;
   // The transports belong to the thread of the running call; it looks for itself.
-  if (usable().ok() && !in_call_.exchange(true, std::memory_order_acquire)) {
+  if (usable().ok() && enter_beside()) {
     for (const auto& t : router_->transports()) static_cast<void>(t->progress());
     static_cast<void>(bootstrap_->progress());
     collect_lost();
-    in_call_.store(false, std::memory_order_release);
+    leave_call();
   }
-  {
-    std::lock_guard lock(error_mutex_);
-    ranks = lost_;
-  }
-  bootstrap_->consult(
-      [&](Council& council) { ranks.insert(council.gone().begin(), council.gone().end()); });
-  ranks.erase(rank_);
-  return {ranks.begin(), ranks.end()};
+  return known_lost();
 }
 
 // What the connections of this rank know. On the thread that may use the transports.

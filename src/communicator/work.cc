@@ -1,4 +1,5 @@
 // Asynchronous operations: one progress thread per communicator, started by the first of them.
+#include "src/communicator/device_rank.h"
 #include "src/communicator/impl.h"
 
 namespace tutti {
@@ -63,6 +64,8 @@ void Communicator::Impl::work_loop() {
 // Outstanding work is done (or fails, when broken) before the goodbye.
 Status Communicator::Impl::finalize(Clock::duration patience) {
   if (finalized_) return error();
+  // What streams still hold may run on the progress thread.
+  if (const auto device = device_rank()) device->device_path().drain();
   {
     std::lock_guard lock(work_mutex_);
     stopping_ = true;

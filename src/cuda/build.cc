@@ -306,7 +306,8 @@ uint64_t scratch_bound(const Plan& plan, const WindowShape& window) {
 }
 
 Operator operator_of(const PlanCall& call) {
-  return {call.op == ReduceOp::avg ? call.plan->shape().ranks : 0, call.op == ReduceOp::max};
+  return {call.op == ReduceOp::avg ? call.plan->shape().ranks : 0, call.op == ReduceOp::max,
+          call.op == ReduceOp::premul_sum};
 }
 
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {

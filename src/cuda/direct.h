@@ -25,7 +25,8 @@ struct DirectCall {
   Collective collective;
   uint64_t block;  // bytes of `count` elements
   Operator op;
-  uint8_t here[k_max_direct_ranks];  // the ranks whose jobs this launch does
+  uint8_t here[k_max_direct_ranks];   // the ranks whose jobs this launch does
+  Factor factor[k_max_direct_ranks];  // op.scaled: by rank
 };
 
 // A pass: sources [first_source, + source_count) by rank, likewise destinations.
@@ -84,21 +85,26 @@ constexpr bool direct_serves(Collective c, bool in_place) {
 struct DirectState {
   const std::byte* sources[k_max_direct_ranks];
   std::byte* destinations[k_max_direct_ranks];
+  uint64_t factors[k_max_direct_ranks];
 };
 
 // `block` is the thread's block; `team` all threads that share the job.
 template <DType kType, Family kFamily, class Block>
 TUTTI_HD void run_direct_job(const DirectCall& call, const DirectJob& job, DirectState& state,
                              Block& block, Team team) {
-  for (uint32_t i = block.thread(); i < job.source_count; i += block.threads())
+  for (uint32_t i = block.thread(); i < job.source_count; i += block.threads()) {
     state.sources[i] = call.in[job.first_source + i] + job.source_offset;
+    if (call.op.scaled)
+      state.factors[i] = call.factor[job.first_source + i].template value<kType>();
+  }
   for (uint32_t i = block.thread(); i < job.destination_count; i += block.threads())
     state.destinations[i] = call.out[job.first_destination + i] + job.destination_offset;
   block.sync();
   if (job.bytes == 0) return;
   run_pass<kType, kFamily>(
       team, call.op,
-      {state.sources, job.source_count, state.destinations, job.destination_count, job.bytes});
+      {state.sources, job.source_count, state.destinations, job.destination_count, job.bytes,
+       call.op.scaled ? state.factors : nullptr});
 }
 
 }  // namespace tutti::cuda

@@ -61,7 +61,9 @@ inline constexpr uint32_t k_memory_type_host = 1, k_memory_type_device = 2;
 inline constexpr unsigned k_event_disable_timing = 2, k_stream_non_blocking = 1;
 inline constexpr unsigned k_host_portable = 1, k_host_mapped = 2;
 inline constexpr unsigned k_ipc_lazy_peer_access = 1;
-inline constexpr int k_capture_none = 0, k_capture_active = 1, k_capture_relaxed = 2;
+inline constexpr int k_capture_none = 0, k_capture_active = 1;  // status
+inline constexpr int k_capture_global = 0, k_capture_thread_local = 1,
+                     k_capture_relaxed = 2;  // mode
 
 // member, symbol, arguments
 #define TUTTI_CUDA_FUNCTIONS(F)                                                              \

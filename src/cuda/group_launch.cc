@@ -62,10 +62,12 @@ class GroupLaunch {
     arguments_.root = call_.root;
     arguments_.collective = call_.collective;
     arguments_.block = call_.count * size_of(call_.dtype);
-    arguments_.op = {call_.op == ReduceOp::avg ? arguments_.ranks : 0, call_.op == ReduceOp::max};
+    arguments_.op = {call_.op == ReduceOp::avg ? arguments_.ranks : 0, call_.op == ReduceOp::max,
+                     call_.op == ReduceOp::premul_sum};
     for (Rank r = 0; r < arguments_.ranks; ++r) {
       arguments_.in[r] = static_cast<const std::byte*>(call_.ranks[r].send);
       arguments_.out[r] = static_cast<std::byte*>(call_.ranks[r].recv);
+      arguments_.factor[r] = call_.ranks[r].factor;
     }
   }
 
@@ -125,7 +127,7 @@ class GroupLaunch {
     TUTTI_RETURN_IF_ERROR(scope.status());
     const uint32_t each = direct_jobs_per_rank(call_.collective, arguments_.ranks);
     const DirectJob sample = direct_job(arguments_, part.ranks[0], 0);
-    if (sample.source_count == 1 && call_.op != ReduceOp::avg &&
+    if (sample.source_count == 1 && call_.op != ReduceOp::avg && !arguments_.op.scaled &&
         arguments_.block >= limits_.copy_engine_bytes)
       return copy_by_engine(part, each);
     Result<Function> function =
@@ -176,7 +178,7 @@ bool group_serves(const GroupCall& call) {
   const size_t block = call.count * size_of(call.dtype);
   bool in_place = false;
   for (Rank r = 0; r < call.ranks.size(); ++r) in_place |= call.ranks[r].send == call.ranks[r].recv;
-  return block > 0 && call.ranks.size() <= k_max_direct_ranks && call.op != ReduceOp::premul_sum &&
+  return block > 0 && call.ranks.size() <= k_max_direct_ranks &&
          direct_serves(call.collective, in_place);
 }
 

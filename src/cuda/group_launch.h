@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "src/cuda/program.h"
 #include "src/cuda/runtime.h"
 
 namespace tutti::cuda {
@@ -13,6 +14,7 @@ struct GroupRank {
   Stream stream = nullptr;
   const void* send = nullptr;  // null where the rank has none
   void* recv = nullptr;
+  Factor factor{};  // of premul_sum
 };
 
 struct GroupCall {

@@ -17,11 +17,16 @@
 
 namespace tutti::cuda {
 
+// Polls after which a wait is called long: some milliseconds.
+inline constexpr uint32_t k_long_wait = 4096;
+
 // What the threads of a block share.
 struct BlockState {
   Counters out[k_max_links];
   Counters in[k_max_links];
   const std::byte* sources[k_max_links];
+  uint64_t factors[k_max_links];     // of the sources (premul_sum)
+  uint64_t own_factor;               // of this rank's input
   std::byte* pointers[k_max_links];  // slots that a message goes to or comes from
   uint32_t numbers[k_max_links];     // of those messages, as packets carry them
 };
@@ -57,6 +62,10 @@ class Worker {
   // --- beginning and end of a call
 
   TUTTI_HD void enter() {
+    if (op_.scaled) {
+      if (block_.thread() == 0) state_.own_factor = call_.factor.template value<kType>();
+      block_.sync();
+    }
     each(lane_.out_count, [&](uint32_t i) {
       state_.out[i] = lane_.out[i].counters[worker_];
       if (cut_.wire != Wire::direct || lane_.out[i].ack == nullptr) return;
@@ -65,6 +74,7 @@ class Worker {
       inbox.buffers = call_.buffers;
       inbox.buffers.base[static_cast<int>(Buffer::scratch)] = program_.scratch;
       inbox.signature = call_.signature;
+      if (op_.scaled) inbox.factor = state_.own_factor;
     });
     each(lane_.in_count, [&](uint32_t i) { state_.in[i] = lane_.in[i].counters[worker_]; });
     block_.sync();
@@ -158,7 +168,8 @@ class Worker {
       const std::byte* from = base(a.src_buffer) + s.offset;
       const uint64_t units = units_of(s.bytes);
       for (uint64_t u = block_.thread(); u < units; u += block_.threads()) {
-        const Words<k_unit> data = load_unit(from, s.bytes, u);
+        Words<k_unit> data = load_unit(from, s.bytes, u);
+        if (scaled(a.src_buffer)) data = times(data, state_.own_factor);
         for (uint32_t i = 0; i < a.operands; ++i) {
           auto* packet = reinterpret_cast<uint64_t*>(state_.pointers[i]) + 2 * (at + u);
           const uint64_t flag = uint64_t{state_.numbers[i]} << 32;
@@ -176,8 +187,7 @@ class Worker {
       const Slice s = slice(a.src_buffer, a.src + c);
       const std::byte* from = base(a.src_buffer) + s.offset;
       for (uint32_t i = 0; i < a.operands; ++i) {
-        std::byte* to = state_.pointers[i] + at;
-        copy(team(), {&from, 1, &to, 1, s.bytes});
+        copy_one(from, state_.pointers[i] + at, s.bytes, a.src_buffer, state_.own_factor);
       }
       at += s.bytes;
     }
@@ -202,7 +212,12 @@ class Worker {
         const std::byte* from = cut_.wire == Wire::slots
                                     ? state_.pointers[0] + at
                                     : peer_base(o) + slice(o.buffer, o.chunk + c).offset;
-        copy(team(), {&from, 1, &to, 1, s.bytes});
+        // Only what is read where the peer has it may still lack its factor.
+        if (cut_.wire == Wire::direct) {
+          copy_one(from, to, s.bytes, o.buffer, peer_inbox(o).factor);
+        } else {
+          copy(team(), {&from, 1, &to, 1, s.bytes});
+        }
         at += s.bytes;
       }
     }
@@ -211,19 +226,24 @@ class Worker {
 
   TUTTI_HD bool pass(const DeviceAction& a) {
     if (!await_messages(a)) return false;
-    const Operator op{a.last ? op_.divisor : 0, op_.max};
+    const Operator op{a.last ? op_.divisor : 0, op_.max, op_.scaled};
     bool alive = true;
     uint64_t at = 0;
     for (uint32_t c = 0; c < a.count; ++c) {
       const Slice s = slice(a.dst_buffer, a.dst + c);
       std::byte* to = base(a.dst_buffer) + s.offset;
-      each(a.operands, [&](uint32_t i) { state_.sources[i] = source(operand(a, i), i, c, at); });
+      each(a.operands, [&](uint32_t i) {
+        state_.sources[i] = source(operand(a, i), i, c, at);
+        if (op_.scaled) state_.factors[i] = factor_of(operand(a, i));
+      });
       block_.sync();
       if (cut_.wire == Wire::packets) {
         alive = reduce_packets(a, op, s, to, at) && alive;
         at += units_of(s.bytes);
       } else {
-        reduce<kType, kFamily>(team(), op, {state_.sources, a.operands, &to, 1, s.bytes});
+        reduce<kType, kFamily>(
+            team(), op,
+            {state_.sources, a.operands, &to, 1, s.bytes, op_.scaled ? state_.factors : nullptr});
         at += s.bytes;
       }
       if (c + 1 < a.count) block_.sync();  // sources are about to change
@@ -236,6 +256,30 @@ class Worker {
     if (cut_.wire == Wire::packets) return nullptr;
     if (cut_.wire == Wire::slots) return state_.pointers[i] + at;
     return peer_base(o) + slice(o.buffer, o.chunk + c).offset;
+  }
+
+  // --- premul_sum: whoever reads an input multiplies it by its owner's factor
+
+  TUTTI_HD bool scaled(Buffer from) const {
+    return kFamily == Family::sum && op_.scaled && from == Buffer::input;
+  }
+  TUTTI_HD uint64_t factor_of(const Operand& o) const {
+    const bool in_message = o.link != k_local && cut_.wire != Wire::direct;
+    if (in_message || o.buffer != Buffer::input) return unit_factor<kType>();
+    return o.link == k_local ? state_.own_factor : peer_inbox(o).factor;
+  }
+  TUTTI_HD static Words<k_unit> times(const Words<k_unit>& data, uint64_t factor) {
+    const Premultiplier<kType> multiply(factor);
+    Words<k_unit> result{};
+    TUTTI_HD_UNROLL(8)
+    for (uint32_t e = 0; e < k_unit / sizeof(Element); ++e)
+      result.put(e, multiply(data.template get<Element>(e)));
+    return result;
+  }
+  TUTTI_HD void copy_one(const std::byte* from, std::byte* to, uint64_t bytes, Buffer buffer,
+                         uint64_t factor) {
+    if (!scaled(buffer)) return copy(team(), {&from, 1, &to, 1, bytes});
+    reduce<kType, kFamily>(team(), Operator{}, {&from, 1, &to, 1, bytes, &factor});
   }
 
   TUTTI_HD bool reduce_packets(const DeviceAction& a, Operator op, const Slice& s, std::byte* to,
@@ -267,6 +311,7 @@ class Worker {
                              uint64_t u, Words<k_unit>& data) const {
     if (state_.sources[i] == nullptr) return take_unit(a, i, at + u, data);
     data = load_unit(state_.sources[i], s.bytes, u);
+    if (op_.scaled) data = times(data, state_.factors[i]);
     return true;
   }
 
@@ -275,7 +320,7 @@ class Worker {
       const Slice s = slice(a.dst_buffer, a.dst + c);
       const std::byte* from = base(a.src_buffer) + slice(a.src_buffer, a.src + c).offset;
       std::byte* to = base(a.dst_buffer) + s.offset;
-      if (s.bytes > 0) copy(team(), {&from, 1, &to, 1, s.bytes});
+      if (s.bytes > 0) copy_one(from, to, s.bytes, a.src_buffer, state_.own_factor);
     }
     block_.sync();
     return true;
@@ -386,6 +431,9 @@ class Worker {
       if (done()) return true;
       if (turn % 32 == 0) {
         if (Memory::load(&program_.control->abort) != 0) return false;
+        // For the host, which may know that nobody will come.
+        if (turn % k_long_wait == 0)
+          Memory::store(&program_.control->awaited, uint64_t{link.peer} + 1);
         // What a peer did before it left is done.
         if (const uint64_t gone = Memory::acquire(left); gone != 0 && !done()) {
           if (same_call(link, low(gone), low(call_.signature))) {
@@ -432,7 +480,10 @@ class Worker {
                                      : call_.buffers.base[static_cast<int>(buffer)];
   }
   TUTTI_HD const std::byte* peer_base(const Operand& o) const {
-    return lane_.in[o.link].inbox[worker_].buffers.base[static_cast<int>(o.buffer)];
+    return peer_inbox(o).buffers.base[static_cast<int>(o.buffer)];
+  }
+  TUTTI_HD const Inbox& peer_inbox(const Operand& o) const {
+    return lane_.in[o.link].inbox[worker_];
   }
   TUTTI_HD Slice slice(Buffer buffer, uint32_t chunk) const {
     return slice_of(cut_.layout.chunk(buffer, chunk, round_), worker_, cut_.share);

@@ -15,5 +15,7 @@ struct PlanLaunch {
   DeviceCut cut;
   DeviceCall calls[k_max_grid_ranks];
 };
+// What every device takes as arguments of a kernel.
+static_assert(sizeof(PlanLaunch) <= 4096 && sizeof(DirectCall) <= 4096);
 
 }  // namespace tutti::cuda

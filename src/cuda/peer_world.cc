@@ -193,6 +193,21 @@ void PeerWorld::drain() {
   static_cast<void>(runtime_.driver().event_synchronize(last_));
 }
 
+// Asked while other threads capture, whatever their mode.
+bool PeerWorld::outstanding() const {
+  if (captured_) return true;
+  if (!launched_) return false;
+  const Driver& driver = runtime_.driver();
+  Scope scope(driver, device_.context());
+  RelaxedCapture relaxed(driver);
+  return driver.event_query(last_) == k_not_ready;
+}
+
+std::optional<Rank> PeerWorld::take_awaited() {
+  const uint64_t peer = std::atomic_ref<uint64_t>(control()->awaited).exchange(0);
+  return peer == 0 ? std::nullopt : std::optional<Rank>(static_cast<Rank>(peer - 1));
+}
+
 // --- programs
 
 Result<PeerWorld::Place> PeerWorld::reserve(uint64_t bytes) {
@@ -285,6 +300,7 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   launch.calls[0].buffers.base[static_cast<int>(Buffer::output)] =
       static_cast<std::byte*>(call.output);
   launch.calls[0].signature = call.signature;
+  launch.calls[0].factor = call.factor;
 
   const Driver& driver = runtime_.driver();
   Scope scope(driver, device_.context());
@@ -295,7 +311,10 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
       driver.check(driver.launch_cooperative(*function, launch.lanes * cut->workers, 1, 1,
                                              k_block_threads, 1, 1, 0, stream, parameters),
                    "cuLaunchCooperativeKernel"));
-  if (*capturing) return {};
+  if (*capturing) {
+    captured_ = true;
+    return {};
+  }
   TUTTI_RETURN_IF_ERROR(driver.check(driver.event_record(last_, stream), "cuEventRecord"));
   last_stream_ = stream;
   launched_ = true;

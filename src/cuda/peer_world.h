@@ -11,9 +11,11 @@
 // chunk; who chooses plans sees to it.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,6 +66,7 @@ class PeerWorld {
     const void* input = nullptr;  // null where the rank has none
     void* output = nullptr;
     uint64_t signature = 0;  // equal on ranks that make the same call
+    Factor factor{};         // of premul_sum
   };
   // Puts the plan's program on the device. A thread that drives several ranks prepares them all
   // before it launches any: memory may not be had while a grid waits for its peers.
@@ -82,6 +85,11 @@ class PeerWorld {
   // thread.
   Status error() const;
   void drain();
+  // Whether a grid may be running or waiting for its turn; captured calls may at any time. From any
+  // thread.
+  bool outstanding() const;
+  // A peer that a grid has waited for, for some milliseconds, since this was asked the last time.
+  std::optional<Rank> take_awaited();
 
  private:
   struct Program {
@@ -118,7 +126,7 @@ class PeerWorld {
   std::map<const Plan*, Program> programs_;
   Event last_ = nullptr;  // after the last launch that was not captured, on last_stream_
   Stream last_stream_ = nullptr;
-  bool launched_ = false;
+  std::atomic<bool> launched_{false}, captured_{false};
 };
 
 }  // namespace tutti::cuda

@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/arithmetic.h"
+#include "kernels/cuda/words.h"
 #include "src/plan/layout.h"
 
 namespace tutti::cuda {
@@ -45,6 +46,7 @@ struct alignas(128) Inbox {
   uint64_t tokens;     // tokens sent so far
   Buffers buffers;     // of the sender's current call (direct)
   uint64_t signature;  // of that call
+  uint64_t factor;     // premul_sum: of the sender
   // Packets, slots: by message number modulo the depth, the number (high half) and half of the
   // call's signature, written as one word.
   uint64_t tags[k_max_depth];
@@ -106,7 +108,8 @@ struct Control {
   uint64_t abort = 0;     // not zero: every worker leaves as soon as it sees it
   uint64_t mismatch = 0;  // 1 + the peer whose call differs
   uint64_t their_signature = 0;
-  uint64_t left = 0;  // 1 + the peer that gave up a call like ours
+  uint64_t left = 0;     // 1 + the peer that gave up a call like ours
+  uint64_t awaited = 0;  // 1 + a peer that a worker has waited for for long
 };
 
 struct DeviceProgram {
@@ -126,11 +129,25 @@ struct DeviceCut {
   uint64_t share = 0;       // bytes of a full chunk that fall to one worker
 };
 
+// What premul_sum multiplies a rank's input by: an element in the low bytes of `bits`, or in memory
+// that the device reads when the call runs.
+struct Factor {
+  uint64_t bits = 0;
+  const std::byte* at = nullptr;
+
+  template <DType kType>
+  TUTTI_HD uint64_t value() const {
+    using Element = typename Premultiplier<kType>::Element;
+    return at == nullptr ? bits : static_cast<uint64_t>(load_element<Element>(at));
+  }
+};
+
 // What a launch says of one rank's call.
 struct DeviceCall {
   const DeviceProgram* program = nullptr;
   Buffers buffers;
   uint64_t signature = 0;
+  Factor factor{};
 };
 
 // Part `index` of an extent, in shares of `share` bytes. A worker's share is that of a full chunk

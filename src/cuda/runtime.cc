@@ -14,6 +14,9 @@ std::string toolkit_name(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
+// The default one, the legacy one, the one per thread.
+bool is_default(Stream stream) { return reinterpret_cast<uintptr_t>(stream) <= 2; }
+
 }  // namespace
 
 Scope::Scope(const Driver& driver, Context context)
@@ -179,6 +182,18 @@ Result<std::shared_ptr<Runtime>> Runtime::open(std::shared_ptr<const Driver> dri
   return runtime;
 }
 
+Result<std::shared_ptr<Runtime>> Runtime::of_process() {
+  static std::mutex mutex;
+  static auto* runtime = new std::shared_ptr<Runtime>;  // threads may outlive static destructors
+  std::lock_guard lock(mutex);
+  if (*runtime != nullptr) return *runtime;
+  Result<std::shared_ptr<const Driver>> driver = load_driver();
+  if (!driver) return driver.status();
+  Result<std::shared_ptr<Runtime>> opened = open(*driver);
+  if (opened) *runtime = *opened;
+  return opened;
+}
+
 Result<Device*> Runtime::device(int ordinal) {
   std::lock_guard lock(mutex_);
   if (ordinal < 0 || ordinal >= devices())
@@ -229,7 +244,7 @@ Status Runtime::check_buffer(const char* which, const void* buffer, uint64_t byt
 }
 
 Status Runtime::check_stream(Stream stream, Device& device) const {
-  if (reinterpret_cast<uintptr_t>(stream) <= 2) return {};  // default, legacy, per thread
+  if (is_default(stream)) return {};
   Context context = nullptr;
   TUTTI_RETURN_IF_ERROR(driver_->check(driver_->stream_context(stream, &context), "cuStreamGetCtx")
                             .with_context("the stream"));
@@ -237,6 +252,26 @@ Status Runtime::check_stream(Stream stream, Device& device) const {
   return Status(Code::invalid_argument,
                 fmt::format("the stream belongs to another context than that of device {}",
                             device.ordinal()));
+}
+
+Status Runtime::follow(Stream stream, Stream other) const {
+  if (stream == other) return {};
+  Context context = nullptr;
+  const int result = is_default(other) ? driver_->context_current(&context)
+                                       : driver_->stream_context(other, &context);
+  TUTTI_RETURN_IF_ERROR(driver_->check(result, "cuStreamGetCtx").with_context("the stream"));
+  if (context == nullptr)
+    return Status(Code::device_error, "the default stream of a thread without a CUDA context");
+  Scope scope(*driver_, context);
+  TUTTI_RETURN_IF_ERROR(scope.status());
+  Event event = nullptr;
+  TUTTI_RETURN_IF_ERROR(
+      driver_->check(driver_->event_create(&event, k_event_disable_timing), "cuEventCreate"));
+  Status status = driver_->check(driver_->event_record(event, other), "cuEventRecord");
+  if (status.ok())
+    status = driver_->check(driver_->stream_wait_event(stream, event, 0), "cuStreamWaitEvent");
+  driver_->event_destroy(event);
+  return status;
 }
 
 Result<bool> Runtime::capturing(Stream stream) const {

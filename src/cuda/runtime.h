@@ -92,6 +92,11 @@ class Runtime {
   static Result<std::shared_ptr<Runtime>> open(std::shared_ptr<const Driver> driver,
                                                Images images = built_in_images());
 
+  // The one over this process's driver, opened when it is first needed: primary contexts, mappings
+  // of peers' windows and what a pointer is belong to the process, whoever asks. Errors: as open();
+  // the next call tries again.
+  static Result<std::shared_ptr<Runtime>> of_process();
+
   ~Runtime();
 
   const Driver& driver() const { return *driver_; }
@@ -108,6 +113,9 @@ class Runtime {
   // ok when the stream (null: the default one) belongs to the device's primary context.
   Status check_stream(Stream stream, Device& device) const;
   Result<bool> capturing(Stream stream) const;
+  // What is enqueued on `stream` from now on comes after what is on `other` now. A default stream
+  // is that of the current context. Errors: device_error.
+  Status follow(Stream stream, Stream other) const;
 
  private:
   Runtime(std::shared_ptr<const Driver> driver, Images images);

@@ -29,15 +29,26 @@ Staging::~Staging() {
   }
 }
 
+std::vector<Event> Staging::pending() {
+  std::vector<Event> events;
+  std::lock_guard lock(mutex_);
+  for (auto& ticket : tickets_)
+    if (ticket->busy_ && !ticket->captured_) events.push_back(ticket->finished_);
+  return events;
+}
+
 void Staging::drain() {
-  std::vector<Event> pending;
-  {
-    std::lock_guard lock(mutex_);
-    for (auto& ticket : tickets_)
-      if (ticket->busy_ && !ticket->captured_) pending.push_back(ticket->finished_);
-  }
   Scope scope(runtime_.driver(), device_.context());
-  for (Event event : pending) static_cast<void>(runtime_.driver().event_synchronize(event));
+  for (Event event : pending()) static_cast<void>(runtime_.driver().event_synchronize(event));
+}
+
+bool Staging::quiet() {
+  Scope scope(runtime_.driver(), device_.context());
+  RelaxedCapture relaxed(runtime_.driver());
+  const std::vector<Event> events = pending();
+  return std::none_of(events.begin(), events.end(), [&](Event event) {
+    return runtime_.driver().event_query(event) == k_not_ready;
+  });
 }
 
 Status Staging::allocate(Ticket& ticket, uint64_t bytes) {

@@ -66,8 +66,11 @@ class Staging {
   Status finish(Ticket& ticket, Stream stream);
   // Waits until all that was enqueued (not captured) has passed.
   void drain();
+  // Whether drain() would wait for nothing.
+  bool quiet();
 
  private:
+  std::vector<Event> pending();
   Status allocate(Ticket& ticket, uint64_t bytes);
 
   Runtime& runtime_;

@@ -16,20 +16,6 @@ namespace {
 
 std::atomic<uint32_t> g_fork_epoch{0};
 
-size_t send_blocks(const Operation& op, uint32_t ranks) {
-  using Kind = Operation::Kind;
-  const bool many =
-      op.kind == Kind::reduce_scatter || op.kind == Kind::scatter || op.kind == Kind::all_to_all;
-  return many ? ranks : 1;
-}
-
-size_t recv_blocks(const Operation& op, uint32_t ranks) {
-  using Kind = Operation::Kind;
-  const bool many =
-      op.kind == Kind::all_gather || op.kind == Kind::gather || op.kind == Kind::all_to_all;
-  return many ? ranks : 1;
-}
-
 }  // namespace
 
 // --- Lane
@@ -119,27 +105,23 @@ Found find(ncclComm_t handle) {
 Comm::Comm(Rank rank, uint32_t ranks, int device, Settings settings)
     : rank_(rank),
       ranks_(ranks),
-      device_(device),
+      ordinal_(device),
       settings_(std::move(settings)),
       fork_epoch_(nccl::fork_epoch()),
-      device_state_(std::make_unique<DeviceState>()) {}
+      device_(std::make_unique<DeviceHost>(*this, device)) {}
 
 Comm::~Comm() = default;
 
-void Comm::drain_device() {
-  if (device_state_->staging != nullptr) device_state_->staging->drain();
-  if (cuda::PeerWorld* peers = device_peers()) peers->drain();
-}
+void Comm::set_world(std::string world) { device_->device_path().set_world(std::move(world)); }
 
-void Comm::stop_device() {
-  if (cuda::PeerWorld* peers = device_peers()) peers->abort();
-}
+std::shared_ptr<DeviceHost> Comm::device_host() { return {shared_from_this(), device_.get()}; }
 
-cuda::PeerWorld* Comm::device_peers() const {
-  return device_state_->met.load(std::memory_order_acquire) ? device_state_->peers.get() : nullptr;
-}
+void Comm::drain_device() { device_->device_path().drain(); }
 
-void Comm::add_async_error(const Status& status) {
+void Comm::stop_device() { device_->device_path().stop(); }
+
+void Comm::add_async_error(const Status& error) {
+  const Status status = explain(error);
   remember_error(status);
   std::lock_guard lock(mutex_);
   if (async_error_.ok()) async_error_ = status;
@@ -256,21 +238,13 @@ Status Comm::check(Operation* op) {
   return {};
 }
 
-Comm::Bytes Comm::bytes_of(const Operation& op) const {
-  using Kind = Operation::Kind;
-  const uint32_t n = ranks();
-  const bool root = op.root == static_cast<int>(rank());
-  const bool from_root = op.kind == Kind::broadcast || op.kind == Kind::scatter;
-  const bool to_root = op.kind == Kind::reduce || op.kind == Kind::gather;
-  const bool sends = op.kind != Kind::recv && (!from_root || root);
-  const bool receives = op.kind != Kind::send && (!to_root || root);
-  const size_t block = op.count * size_of(op.dtype());
-  return {sends ? block * send_blocks(op, n) : 0, receives ? block * recv_blocks(op, n) : 0};
+BufferBytes Comm::bytes_of(const Operation& op) const {
+  return buffer_bytes(device_operation(op), rank(), ranks());
 }
 
 Status Comm::check_buffers(Operation* op) const {
   const size_t element = size_of(op->dtype());
-  const Bytes bytes = bytes_of(*op);
+  const BufferBytes bytes = bytes_of(*op);
   auto check = [&](const void* buffer, const char* which) -> Status {
     if (buffer == nullptr) return invalid_argument(fmt::format("the {} buffer is null", which));
     if (reinterpret_cast<uintptr_t>(buffer) % element != 0)
@@ -328,7 +302,7 @@ std::shared_ptr<RealComm> Comm::real() const {
 }
 
 Status Comm::make_real(Communicator& here) {
-  auto made = RealComm::make(here, settings_.fallback, device_);
+  auto made = RealComm::make(here, settings_.fallback, ordinal_);
   if (!made) return made.status();
   std::lock_guard lock(mutex_);
   if (aborted_.load()) (*made)->abort();
@@ -341,10 +315,6 @@ Status Comm::run_fallbacks(std::span<const Operation> operations) {
     if (Status status = make_real(*communicator_); !status.ok()) return explain(std::move(status));
   return real()->run(operations, settings_.fallback).with_context(fmt::format("rank {}", rank()));
 }
-
-// Peers that group the same calls in another order still meet: collectives keep their order among
-// themselves, and transfers come after all of them, as in NCCL.
-namespace {
 
 Collective collective_of(Operation::Kind kind) {
   using Kind = Operation::Kind;
@@ -372,8 +342,6 @@ Collective collective_of(Operation::Kind kind) {
   return Collective::send_recv;
 }
 
-}  // namespace
-
 Result<double> Comm::estimate(std::span<const Operation> operations) {
   if (operations.empty()) return 0.0;
   TUTTI_RETURN_IF_ERROR(wait_started());
@@ -397,24 +365,31 @@ Result<double> Comm::estimate(std::span<const Operation> operations) {
   return seconds + *transfers;
 }
 
+// Peers that group the same calls in another order still meet: collectives keep their order among
+// themselves, and transfers come after all of them, as in NCCL.
 Status Comm::execute(std::span<Operation> operations) {
   TUTTI_RETURN_IF_ERROR(usable());
   const Kinds& elsewhere = settings_.fallback;
   size_t transfers = 0, fallbacks = 0;
+  std::vector<Operation> on_device;  // found out only now: the communicator was being made
   for (Operation& op : operations) {
     if (!op.checked) TUTTI_RETURN_IF_ERROR(check(&op));
+    if (op.on_device) on_device.push_back(op);
+    if (op.on_device) continue;
     fallbacks += elsewhere.has(op.kind);
     if (elsewhere.has(op.kind)) continue;
     transfers += op.transfer();
     if (!op.transfer())
       if (Status status = run(op); !status.ok()) return explain(std::move(status));
   }
+  if (!on_device.empty())
+    TUTTI_RETURN_IF_ERROR(enqueue_on_devices({{shared_from_this(), std::move(on_device)}}));
   if (fallbacks > 0) TUTTI_RETURN_IF_ERROR(run_fallbacks(operations));
   if (transfers == 0) return {};
   if (transfers > 1) static_cast<void>(communicator_->group_start());
   Status status;
   for (const Operation& op : operations)
-    if (op.transfer() && !elsewhere.has(op.kind) && status.ok()) status = run(op);
+    if (op.transfer() && !op.on_device && !elsewhere.has(op.kind) && status.ok()) status = run(op);
   if (transfers > 1)
     if (Status end = communicator_->group_end(); status.ok()) status = std::move(end);
   return explain(std::move(status));
@@ -518,8 +493,7 @@ Status Comm::state() const {
   if (phase_.load() == Phase::failed) return start_error_;
   if (revoked()) return {};
   if (!async_error_.ok()) return async_error_;
-  if (cuda::PeerWorld* peers = device_peers())
-    if (Status status = peers->error(); !status.ok()) return status;
+  if (Status status = device_->device_path().error(); !status.ok()) return status;
   if (Status own = communicator_->error(); !own.ok() || real_ == nullptr) return explain(own);
   return real_->state();
 }

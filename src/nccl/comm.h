@@ -26,6 +26,10 @@
 #include "src/nccl/public.h"
 #include "tutti/communicator.h"
 
+namespace tutti {
+struct BufferBytes;
+}
+
 namespace tutti::nccl {
 
 // What an ncclConfig_t says to tutti.
@@ -61,14 +65,7 @@ class Lane {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
-struct DeviceState;
-}  // namespace tutti::nccl
-
-namespace tutti::cuda {
-class PeerWorld;
-}
-
-namespace tutti::nccl {
+class DeviceHost;  // device_calls.h
 
 class Comm : public std::enable_shared_from_this<Comm> {
  public:
@@ -80,17 +77,16 @@ class Comm : public std::enable_shared_from_this<Comm> {
   // Fixed at creation. Of a split or shrink: known once it is ready (rank() is 0 of 0 before).
   Rank rank() const { return rank_.load(std::memory_order_acquire); }
   uint32_t ranks() const { return ranks_.load(std::memory_order_acquire); }
-  int device() const { return device_; }
+  int device() const { return ordinal_; }
   bool blocking() const { return settings_.blocking; }
   const Settings& settings() const { return settings_; }
   Lane& lane() { return lane_; }
 
   // --- device buffers
-  // What tells communicators of the same ranks apart from all others in this process; empty:
-  // unknown.
-  void set_world(std::string world) { world_ = std::move(world); }
-  const std::string& world() const { return world_; }
-  DeviceState& device_state() { return *device_state_; }
+  // What tells communicators of the same ranks apart from all others in this process.
+  void set_world(std::string world);
+  // As long as it is held, so is this.
+  std::shared_ptr<DeviceHost> device_host();
   // Waits until streams have passed what was enqueued for this communicator.
   void drain_device();
   // Running and later kernels of this communicator leave as soon as they look.
@@ -106,11 +102,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
   // --- operations
   // Whether operations are allowed now; says why not.
   Status usable() const;
-  // Of the buffers that an operation uses; 0 where it uses none.
-  struct Bytes {
-    size_t send = 0, recv = 0;
-  };
-  Bytes bytes_of(const Operation& operation) const;
+  BufferBytes bytes_of(const Operation& operation) const;
   // Checks the arguments and resolves the reduction operator.
   Status check(Operation* operation);
   // Collectives in order, then the transfers together. Blocks; one thread at a time.
@@ -161,7 +153,6 @@ class Comm : public std::enable_shared_from_this<Comm> {
   };
 
   Result<std::unique_ptr<Communicator>> make_all(const Make& make);
-  cuda::PeerWorld* device_peers() const;  // null: there are none
   Status resolve(Operation* operation);
   Status check_buffers(Operation* operation) const;
   Status run(const Operation& operation);
@@ -172,7 +163,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
 
   std::atomic<Rank> rank_;
   std::atomic<uint32_t> ranks_;
-  const int device_;
+  const int ordinal_;
   const Settings settings_;
   const uint32_t fork_epoch_;
 
@@ -192,8 +183,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
   int next_premul_ = ncclNumOps;
   std::mutex memory_mutex_;
   std::set<const void*> registrations_, windows_;
-  std::string world_;
-  std::unique_ptr<DeviceState> device_state_;
+  std::unique_ptr<DeviceHost> device_;
 
   Lane lane_;  // last: its jobs use all of the above
 };

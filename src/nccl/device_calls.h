@@ -1,49 +1,48 @@
-// Calls on device buffers: enqueued on their streams, and back. docs/cuda.md has the whole picture.
-//
-// All ranks of a communicator that meet in one group of this process are served by a kernel (or the
-// copy engines) over everybody's buffers. Ranks with a device each on one host run plans through
-// each other's windows. Everything else is staged: through pinned memory and the CPU executor, in
-// stream order. Which of the last two it is, ranks find out together at their first collective on
-// device buffers.
+// Calls on device buffers: NCCL's operations as the communicator's
+// (src/communicator/device_path.h).
 #pragma once
 
-#include <atomic>
-#include <map>
-#include <memory>
-#include <tuple>
 #include <vector>
 
-#include "src/communicator/device_plan.h"
-#include "src/cuda/group_launch.h"
-#include "src/cuda/peer_world.h"
-#include "src/cuda/staging.h"
+#include "src/communicator/device_path.h"
 #include "src/nccl/comm.h"
 
 namespace tutti::nccl {
 
-// The driver and devices of this process, opened when they are first needed. Errors: device_error.
-Result<std::shared_ptr<cuda::Runtime>> device_runtime();
+// An NCCL communicator to its DevicePath; its host calls run on its lane.
+class DeviceHost final : public DevicePath::Host {
+ public:
+  DeviceHost(Comm& comm, int device) : comm_(comm), path_(*this, device) {}
+  DevicePath& device_path() override { return path_; }
+  Communicator::Impl* impl() const override {
+    Communicator* made = comm_.communicator();
+    return made == nullptr ? nullptr : &made->impl();
+  }
+  Rank rank() const override { return comm_.rank(); }
+  uint32_t ranks() const override { return comm_.ranks(); }
+  Status usable() const override { return comm_.usable(); }
+  bool blocking() const override { return comm_.blocking(); }
+  void post(std::function<Status()> body, std::function<void(const Status&)> done) override {
+    comm_.post(std::move(body), std::move(done));
+  }
+  bool here() const override { return comm_.lane().here(); }
+  void add_async_error(const Status& status) override { comm_.add_async_error(status); }
+  void inform(const std::string& text) override;
+
+ private:
+  Comm& comm_;
+  DevicePath path_;
+};
+
+DeviceOperation device_operation(const Operation& operation);
 
 struct DeviceTask {
   std::shared_ptr<Comm> comm;
   std::vector<Operation> operations;  // checked, on device
 };
 
-// Enqueues what a group (or one call) does on devices. Waits for nothing but, once in a
-// communicator's life, for all its ranks: at the first collective. Errors: invalid_argument or
-// invalid_usage naming rank and buffer; device_error.
-Status enqueue_on_devices(std::vector<DeviceTask> tasks);
-
-// What a communicator keeps for it.
-struct DeviceState {
-  std::shared_ptr<cuda::Runtime> runtime;  // outlives the staging
-  std::unique_ptr<cuda::Staging> staging;
-  cuda::LaunchLimits limits;
-  bool shares_device = false;    // TUTTI_MULTI_RANK_GPU
-  std::string host_id;           // TUTTI_HOST_ID
-  std::atomic<bool> met{false};  // the ranks have told each other what devices they have; then:
-  std::unique_ptr<cuda::PeerWorld> peers;  // null: calls are staged
-  std::map<std::tuple<Collective, Rank, bool, bool>, PlanPtr> plans;
-};
+// Enqueues what a group (or one call) does on devices; see DevicePath::enqueue(), whose errors it
+// has. in_progress where a communicator with blocking = 0 has to wait for its ranks first.
+Status enqueue_on_devices(const std::vector<DeviceTask>& tasks);
 
 }  // namespace tutti::nccl

@@ -103,8 +103,11 @@ Status Group::run(Content content) {
       if (task.cancel) task.cancel(result);
   if (!result.ok()) content.tasks.clear();
 
+  bool unfinished = false;
   if (result.ok()) {
     result = enqueue_device_part(content.tasks);
+    unfinished = result.code() == Code::in_progress;
+    if (unfinished) result = {};
     if (!result.ok()) content.tasks.clear();
   }
 
@@ -141,7 +144,6 @@ Status Group::run(Content content) {
       task.comm->lane().post([body = std::move(task.body), done] { done(body()); });
     }
   }
-  bool unfinished = false;
   {
     std::unique_lock lock(outcome->mutex);
     outcome->changed.wait(lock, [&] { return outcome->waiting == 0; });

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <random>
 
+#include "src/cuda/runtime.h"
 #include "src/nccl/api.h"
 #include "src/nccl/comm.h"
-#include "src/nccl/device_calls.h"
 #include "src/nccl/group.h"
 #include "src/nccl/log.h"
 #include "src/nccl/pointers.h"
@@ -22,7 +22,7 @@ namespace {
 // has one; the first device otherwise.
 int current_device() {
   if (driver_is_loaded())
-    if (Result<std::shared_ptr<cuda::Runtime>> runtime = device_runtime())
+    if (Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process())
       if (int current = 0; (*runtime)->driver().context_device(&current) == 0) return current;
   using GetDevice = int (*)(int*);
   const auto get = reinterpret_cast<GetDevice>(::dlsym(RTLD_DEFAULT, "cudaGetDevice"));

@@ -1,8 +1,8 @@
 // Memory: allocation, registration, windows.
 #include <fmt/format.h>
 
+#include "src/cuda/runtime.h"
 #include "src/nccl/api.h"
-#include "src/nccl/device_calls.h"
 #include "src/nccl/life.h"
 #include "src/nccl/pointers.h"
 
@@ -59,7 +59,7 @@ Status dismiss(Table& table, std::set<const void*>& own, Comm& comm, const void*
 // Device memory where the calling thread has a device: its context is current. Null: it has none.
 cuda::Runtime* current_runtime(std::shared_ptr<cuda::Runtime>* keep) {
   if (!driver_is_loaded()) return nullptr;
-  Result<std::shared_ptr<cuda::Runtime>> runtime = device_runtime();
+  Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
   cuda::Context context = nullptr;
   if (!runtime || (*runtime)->driver().context_current(&context) != 0 || context == nullptr)
     return nullptr;
@@ -109,7 +109,7 @@ ncclResult_t pncclMemFree(void* ptr) {
     if (ptr == nullptr) return {};
     forget_places();
     if (driver_is_loaded())
-      if (Result<std::shared_ptr<cuda::Runtime>> runtime = device_runtime();
+      if (Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
           runtime && (*runtime)->locate(ptr).device) {
         const cuda::Driver& driver = (*runtime)->driver();
         return driver.check(driver.memory_free(reinterpret_cast<cuda::DevicePtr>(ptr)),

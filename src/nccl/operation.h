@@ -47,4 +47,7 @@ struct Operation {
   const void* late_scalar = nullptr;  // ncclScalarDevice: read when the operation runs
 };
 
+// Sends and receives are send_recv.
+Collective collective_of(Operation::Kind kind);
+
 }  // namespace tutti::nccl

@@ -9,6 +9,7 @@
 #include "src/cuda/staging.h"
 #include "tests/collective/world.h"
 #include "tests/cuda/fake_cuda.h"
+#include "tests/cuda/oracle.h"
 
 namespace tutti::cuda {
 namespace {
@@ -51,6 +52,12 @@ struct World {
                                  : fake.allocate(send_bytes, device);
       if (send_bytes > 0) std::memcpy(send, input.data(), send_bytes);
       rank.send = send;
+      rank.factor = factor_of(op, dtype, r);
+      if (r % 2 == 1 && op == ReduceOp::premul_sum) {  // read when the call runs
+        rank.factor.at = fake.allocate(size_of(dtype), device);
+        std::memcpy(const_cast<std::byte*>(rank.factor.at), &rank.factor.bits, size_of(dtype));
+        rank.factor.bits = 0;
+      }
       call.ranks.push_back(rank);
       inputs.push_back(std::move(input));
     }
@@ -66,7 +73,9 @@ struct World {
       return by_plan(n);
     Bytes whole(send_bytes);
     std::vector<const void*> sources;
-    for (const Bytes& input : inputs) sources.push_back(input.data());
+    std::vector<Bytes> scaled;
+    for (Rank r = 0; r < n; ++r) scaled.push_back(times_factor(inputs[r], call.op, call.dtype, r));
+    for (const Bytes& input : scaled) sources.push_back(input.data());
     void* to = whole.data();
     kernels::reduce(call.dtype, call.op, sources, {&to, 1}, send_bytes / size_of(call.dtype),
                     call.op == ReduceOp::avg ? n : 0);
@@ -108,8 +117,12 @@ TEST(GroupLaunch, EveryCollectiveInPlaceAndOut) {
             auto runtime = fake.runtime();
             ASSERT_NE(runtime, nullptr);
             const DType dtype = static_cast<DType>((n + count) % k_dtypes);
-            World w(fake, c, n, count, dtype, count % 2 ? ReduceOp::sum : ReduceOp::max, in_place,
-                    devices);
+            const bool reduces = c == Collective::all_reduce || c == Collective::reduce ||
+                                 c == Collective::reduce_scatter;
+            const ReduceOp op = count == 1               ? ReduceOp::sum
+                                : reduces && count == 77 ? ReduceOp::premul_sum
+                                                         : ReduceOp::max;
+            World w(fake, c, n, count, dtype, op, in_place, devices);
             if (in_place && c == Collective::all_to_all) {
               EXPECT_FALSE(group_serves(w.call));
               continue;

@@ -223,18 +223,21 @@ struct FakeApi {
     delete reinterpret_cast<Fake::FakeGraph*>(graph);
     return 0;
   }
+  // Work that is enqueued keeps its events, destroyed or not.
+  using EventHolder = std::shared_ptr<Fake::FakeEvent>;
+  static EventHolder& held(Event event) { return *reinterpret_cast<EventHolder*>(event); }
   static int event_create(Event* event, unsigned) {
     ENTER("cuEventCreate");
-    *event = reinterpret_cast<Event>(new Fake::FakeEvent);
+    *event = reinterpret_cast<Event>(new EventHolder(std::make_shared<Fake::FakeEvent>()));
     return 0;
   }
   static int event_destroy(Event event) {
-    delete reinterpret_cast<Fake::FakeEvent*>(event);
+    delete reinterpret_cast<EventHolder*>(event);
     return 0;
   }
   static int event_record(Event e, Stream s) {
     ENTER("cuEventRecord");
-    auto* event = reinterpret_cast<Fake::FakeEvent*>(e);
+    const EventHolder event = held(e);
     uint64_t mine = 0;
     {
       std::lock_guard lock(fake().mutex_);
@@ -251,7 +254,7 @@ struct FakeApi {
   }
   static int stream_wait_event(Stream s, Event e, unsigned) {
     ENTER("cuStreamWaitEvent");
-    auto* event = reinterpret_cast<Fake::FakeEvent*>(e);
+    const EventHolder event = held(e);
     uint64_t wanted = 0;
     {
       std::lock_guard lock(fake().mutex_);
@@ -269,11 +272,11 @@ struct FakeApi {
   }
   static int event_query(Event e) {
     std::lock_guard lock(fake().mutex_);
-    auto* event = reinterpret_cast<Fake::FakeEvent*>(e);
+    const EventHolder event = held(e);
     return event->reached == event->recorded ? k_success : k_not_ready;
   }
   static int event_synchronize(Event e) {
-    auto* event = reinterpret_cast<Fake::FakeEvent*>(e);
+    const EventHolder event = held(e);
     std::unique_lock lock(fake().mutex_);
     fake().changed_.wait(lock, [&] { return event->reached == event->recorded; });
     return 0;
@@ -515,7 +518,8 @@ Stream FakeCuda::stream(int device) {
 
 // The default stream is the first of device 0. Locked by the caller.
 FakeCuda::FakeStream* FakeCuda::of(Stream stream) {
-  return stream == nullptr ? streams_.at(0).get() : reinterpret_cast<FakeStream*>(stream);
+  const bool is_default = reinterpret_cast<uintptr_t>(stream) <= 2;
+  return is_default ? streams_.at(0).get() : reinterpret_cast<FakeStream*>(stream);
 }
 
 void FakeCuda::enqueue(Stream stream, Work work) {

@@ -28,6 +28,7 @@ class HostWorld {
     uint32_t threads = 1;  // of a block
     std::vector<std::byte*> inputs, outputs;
     std::vector<uint64_t> signatures;  // empty: all alike
+    std::vector<Factor> factors;       // of premul_sum, by rank
   };
 
   Control& control(Rank r) { return controls_[r]; }
@@ -56,6 +57,7 @@ class HostWorld {
       c.buffers.base[0] = call.inputs[r];
       c.buffers.base[1] = call.outputs[r];
       c.signature = call.signatures.empty() ? 1 : call.signatures[r];
+      if (!call.factors.empty()) c.factor = call.factors[r];
       calls.push_back(c);
     }
     launch(call, *cut, calls);

@@ -25,6 +25,7 @@ void run_case(HostWorld& world, HostWorld::Call call) {
     memory.push_back(lay_out(shape.collective, shape.in_place, r, n, block, inputs[r]));
     call.inputs.push_back(memory[r].input);
     call.outputs.push_back(memory[r].output);
+    call.factors.push_back(factor_of(call.op, call.dtype, r));
   }
   const Result<DeviceCut> cut = cut_of(call, world.shape());
   if (cut.status().code() == Code::unsupported) return;
@@ -73,7 +74,7 @@ TEST_P(DeviceInterpreter, EveryAlgorithmEqualsThePlan) {
           const uint64_t counts[] = {1, 3, 100, 777, 2500};
           call.count = counts[random() % 5];
           call.dtype = static_cast<DType>(random() % k_dtypes);
-          call.op = static_cast<ReduceOp>(random() % 5);
+          call.op = static_cast<ReduceOp>(random() % k_reduce_ops);
           call.wire = wire;
           call.workers = 1 + random() % 2;
           call.threads = random() % 8 == 0 ? 3 : 1;
@@ -122,8 +123,8 @@ TEST(DeviceInterpreterTypes, EveryTypeAndOperator) {
     Result<PlanPtr> plan = make_plan(algorithm, request);
     ASSERT_TRUE(plan.ok());
     for (int dtype = 0; dtype < k_dtypes; ++dtype)
-      for (int op = 0; op < 5; ++op)
-        for (Wire wire : {Wire::packets, Wire::direct}) {
+      for (int op = 0; op < k_reduce_ops; ++op)
+        for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
           HostWorld::Call call;
           call.plan = *plan;
           call.count = 37;

@@ -33,14 +33,33 @@ inline Bytes random_elements(DType dtype, size_t count, uint32_t seed) {
   return bytes;
 }
 
+// What premul_sum multiplies a rank's input by; nothing for other operators.
+inline Factor factor_of(ReduceOp op, DType dtype, Rank rank) {
+  Factor factor;
+  if (op == ReduceOp::premul_sum)
+    std::memcpy(&factor.bits, random_elements(dtype, 1, 100 + rank).data(), size_of(dtype));
+  return factor;
+}
+inline Bytes times_factor(const Bytes& input, ReduceOp op, DType dtype, Rank rank) {
+  if (op != ReduceOp::premul_sum) return input;
+  Bytes scaled(input.size());
+  kernels::scale(dtype, scaled.data(), input.data(), input.size() / size_of(dtype),
+                 factor_of(op, dtype, rank).bits);
+  return scaled;
+}
+
+struct DeviceElements : testing_world::Elements {
+  Value read_input(Rank r, const Value& value) const { return times_factor(value, op, dtype, r); }
+};
+
 // What the plan means, cut as the device cuts it.
 inline std::vector<Bytes> expected(const Plan& plan, DType dtype, ReduceOp op, const Layout& layout,
                                    const std::vector<Bytes>& inputs, size_t block) {
   const Shape& shape = plan.shape();
-  testing_world::Elements elements{layout, dtype, op, shape.ranks, inputs};
+  DeviceElements elements{{layout, dtype, op, shape.ranks, inputs}};
   PlanIndex index(plan);
-  Interpreter<testing_world::Elements> interpreter(
-      index, elements, {.credits = shape.credits, .rounds = layout.rounds()});
+  Interpreter<DeviceElements> interpreter(index, elements,
+                                          {.credits = shape.credits, .rounds = layout.rounds()});
   EXPECT_TRUE(interpreter.run());
   std::vector<Bytes> outputs;
   for (Rank r = 0; r < shape.ranks; ++r) {

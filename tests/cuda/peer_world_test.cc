@@ -126,7 +126,7 @@ void expect_numbers(const std::byte* buffer, size_t count, uint32_t value) {
   }
 }
 PeerWorld::Call sum_in_place(const PlanPtr& plan, size_t count, std::byte* buffer) {
-  return {plan, count, DType::int32, ReduceOp::sum, buffer, buffer, 1};
+  return {plan, count, DType::int32, ReduceOp::sum, buffer, buffer, 1, {}};
 }
 
 void check(Peers& peers, const PlanPtr& plan, uint64_t count, DType dtype, ReduceOp op) {
@@ -145,7 +145,7 @@ void check(Peers& peers, const PlanPtr& plan, uint64_t count, DType dtype, Reduc
     std::byte* recv = peers.upload(r, m.recv);
     std::byte* send = m.send.empty() ? recv + (m.input - m.recv.data()) : peers.upload(r, m.send);
     outputs.push_back(recv + (m.output - m.recv.data()));
-    calls.push_back({plan, count, dtype, op, send, outputs[r], 42});
+    calls.push_back({plan, count, dtype, op, send, outputs[r], 42, factor_of(op, dtype, r)});
     const Status status = peers.worlds[r]->prepare(plan);
     if (status.code() == Code::unsupported) return;
     ASSERT_TRUE(status.ok()) << status.to_string();
@@ -189,7 +189,7 @@ TEST_P(PeerWorlds, EveryAlgorithmEqualsThePlan) {
         const PlanPtr plan = algorithm.make(request);
         for (uint64_t count : {3u, 4000u}) {
           check(peers, plan, count, static_cast<DType>(random() % k_dtypes),
-                static_cast<ReduceOp>(random() % 5));
+                static_cast<ReduceOp>(random() % k_reduce_ops));
           if (HasFatalFailure()) return;
         }
       }

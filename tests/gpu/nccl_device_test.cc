@@ -5,6 +5,7 @@
 #include <nccl.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -420,12 +421,173 @@ TEST_F(NcclOnDevice, AbortEndsAKernelThatWaits) {
   EXPECT_EQ(ncclCommAbort(comms[1]), ncclSuccess);
 }
 
-// One rank of the test below.
+// --- errors between ranks with a device each
+
+ncclResult_t async_error(ncclComm_t comm) {
+  ncclResult_t error = ncclInternalError;
+  EXPECT_EQ(ncclCommGetAsyncError(comm, &error), ncclSuccess);
+  return error;
+}
+
+// The error of a communicator, once it has one; ncclSuccess: none came in 20 s.
+ncclResult_t await_error(ncclComm_t comm) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  ncclResult_t error = async_error(comm);
+  while ((error == ncclSuccess || error == ncclInProgress) &&
+         std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    error = async_error(comm);
+  }
+  return error;
+}
+
+void all_reduce_well(DeviceRank& me) {
+  int32_t* x = me.upload(std::vector<int32_t>(100, 1));
+  ASSERT_EQ(ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl()), ncclSuccess)
+      << ncclGetLastError(nullptr);
+  ASSERT_EQ(me.download(x, 100), std::vector<int32_t>(100, me.ranks));
+}
+
+// Rank 0 has device buffers where the others have host buffers; `met`: after a call that all made
+// on device buffers. Every rank is told who had what.
+void mix_buffers(DeviceRank& me, bool met) {
+  if (met) all_reduce_well(me);
+  if (testing::Test::HasFatalFailure()) return;
+  if (me.rank == 0) {
+    int32_t* x = me.upload(std::vector<int32_t>(64, 1));
+    const ncclResult_t result = ncclAllReduce(x, x, 64, ncclInt32, ncclSum, me.comm, me.nccl());
+    EXPECT_EQ(result, met ? ncclSuccess : ncclInvalidUsage) << ncclGetLastError(nullptr);
+    EXPECT_EQ(await_error(me.comm), ncclInvalidUsage);
+    EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
+    EXPECT_EQ(ncclAllReduce(x, x, 64, ncclInt32, ncclSum, me.comm, me.nccl()), ncclInvalidUsage);
+  } else {
+    std::vector<int32_t> x(64, 1);
+    EXPECT_EQ(ncclAllReduce(x.data(), x.data(), 64, ncclInt32, ncclSum, me.comm, nullptr),
+              ncclInvalidUsage);
+    EXPECT_EQ(await_error(me.comm), ncclInvalidUsage);
+  }
+  const std::string text = ncclGetLastError(me.comm);
+  EXPECT_NE(text.find("on host buffers"), std::string::npos) << text;
+  EXPECT_NE(text.find("on device buffers"), std::string::npos) << text;
+  EXPECT_NE(text.find("rank 0"), std::string::npos) << text;
+}
+
+TEST_F(NcclOnDevice, HostAndDeviceBuffersInOneCollective) {
+  const int n = std::min(3, runtime_->devices());
+  if (n < 2) GTEST_SKIP() << "needs two devices";
+  for (bool met : {false, true}) {
+    std::vector<ncclComm_t> comms(static_cast<size_t>(n));
+    ASSERT_EQ(ncclCommInitAll(comms.data(), n, nullptr), ncclSuccess);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < n; ++r)
+      threads.emplace_back([&, r] {
+        Scope scope(*driver_, (*runtime_->device(r))->context());
+        DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, n);
+        mix_buffers(me, met);
+      });
+    for (std::thread& t : threads) t.join();
+    for (ncclComm_t c : comms) EXPECT_EQ(ncclCommAbort(c), ncclSuccess);
+  }
+}
+
+// --- communicators with blocking = 0
+
+ncclResult_t await_state(ncclComm_t comm) {
+  ncclResult_t state = ncclInProgress;
+  while (state == ncclInProgress) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    state = async_error(comm);
+  }
+  return state;
+}
+
+// The first collective waits for all ranks, but not in the caller's thread; what follows comes
+// behind it.
+TEST_F(NcclOnDevice, NonblockingCommunicatorsDoNotWaitInTheCaller) {
+  const int n = std::min(2, runtime_->devices());
+  if (n < 2) GTEST_SKIP() << "needs two devices";
+  ncclUniqueId id;
+  ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess);
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  std::vector<ncclComm_t> comms(2);
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  for (int r = 0; r < n; ++r) {
+    Scope scope(*driver_, (*runtime_->device(r))->context());
+    EXPECT_EQ(ncclCommInitRankConfig(&comms[static_cast<size_t>(r)], n, id, r, &config),
+              ncclSuccess);
+  }
+  EXPECT_EQ(ncclGroupEnd(), ncclInProgress);
+  for (ncclComm_t c : comms) ASSERT_EQ(await_state(c), ncclSuccess);
+  std::vector<std::unique_ptr<DeviceRank>> ranks;
+  std::vector<int32_t*> buffers;
+  for (int r = 0; r < n; ++r) {
+    Scope scope(*driver_, (*runtime_->device(r))->context());
+    ranks.push_back(std::make_unique<DeviceRank>(*driver_, comms[static_cast<size_t>(r)], r, n));
+    buffers.push_back(ranks.back()->upload(std::vector<int32_t>(50, r + 1)));
+  }
+  // Rank after rank, with no group: a blocking communicator would wait here for ever.
+  for (size_t r = 0; r < 2; ++r)
+    for (int turn = 0; turn < 3; ++turn) {
+      const ncclResult_t result =
+          ncclAllReduce(buffers[r], buffers[r], 50, ncclInt32, ncclSum, comms[r], ranks[r]->nccl());
+      if (r == 0 || turn == 0) {
+        EXPECT_EQ(result, ncclInProgress) << ncclGetLastError(nullptr);
+      }
+      EXPECT_TRUE(result == ncclSuccess || result == ncclInProgress) << ncclGetLastError(nullptr);
+    }
+  for (ncclComm_t c : comms) EXPECT_EQ(await_state(c), ncclSuccess) << ncclGetLastError(c);
+  for (size_t r = 0; r < 2; ++r)
+    EXPECT_EQ(ranks[r]->download(buffers[r], 50), std::vector<int32_t>(50, 12)) << "rank " << r;
+  // In a group, on the way that is open now.
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  for (size_t r = 0; r < 2; ++r)
+    EXPECT_EQ(ncclAlltoAll(buffers[r], buffers[r], 25, ncclInt32, comms[r], ranks[r]->nccl()),
+              ncclSuccess);
+  const ncclResult_t ended = ncclGroupEnd();
+  EXPECT_TRUE(ended == ncclSuccess || ended == ncclInProgress) << ncclGetLastError(nullptr);
+  for (ncclComm_t c : comms) EXPECT_EQ(await_state(c), ncclSuccess) << ncclGetLastError(c);
+  EXPECT_EQ(ranks[1]->download(buffers[1], 50), std::vector<int32_t>(50, 12));
+  ranks.clear();
+  for (ncclComm_t c : comms) {
+    EXPECT_EQ(ncclCommFinalize(c), ncclInProgress);
+    EXPECT_EQ(await_state(c), ncclSuccess);
+    EXPECT_EQ(ncclCommDestroy(c), ncclSuccess);
+  }
+}
+
+// --- processes
+
+void serve_every_collective(DeviceRank& me) {
+  for (size_t count : {5, 9000, 70001}) every_collective(me, count);
+  if (fake_calls("cuInit") > 0) {
+    EXPECT_GT(fake_calls("cuLaunchCooperativeKernel"), 10);
+    EXPECT_EQ(fake_calls("cuIpcOpenMemHandle"), me.ranks - 1);
+  }
+}
+
+// The last rank dies; the kernels of the others wait for it.
+void lose_a_rank(DeviceRank& me) {
+  all_reduce_well(me);
+  if (me.rank == me.ranks - 1) ::_exit(0);
+  int32_t* x = me.upload(std::vector<int32_t>(100, 1));
+  const ncclResult_t result = ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl());
+  // Who hears of it before the call is told by the call.
+  EXPECT_TRUE(result == ncclSuccess || result == ncclRemoteError) << ncclGetLastError(nullptr);
+  EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
+  EXPECT_EQ(await_error(me.comm), ncclRemoteError);
+  const std::string text = ncclGetLastError(me.comm), who = std::to_string(me.ranks - 1);
+  EXPECT_TRUE(text.find("peer " + who) != std::string::npos ||
+              text.find("rank " + who) != std::string::npos)
+      << text;
+}
+
+// One rank of the tests below.
 TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   const auto number = [](const char* name) { return std::atoi(std::getenv(name)); };
   const int rank = number("TUTTI_TEST_RANK"), n = number("TUTTI_TEST_RANKS");
   ncclUniqueId id;
-  const std::string text = std::getenv("TUTTI_TEST_ID");
+  const std::string text = std::getenv("TUTTI_TEST_ID"), what = std::getenv("TUTTI_TEST_WHAT");
   ASSERT_EQ(text.size(), 2 * sizeof id.internal);
   for (size_t i = 0; i < sizeof id.internal; ++i)
     id.internal[i] = static_cast<char>(std::stoi(text.substr(2 * i, 2), nullptr, 16));
@@ -435,18 +597,16 @@ TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   ASSERT_EQ(ncclCommInitRank(&comm, n, id, rank), ncclSuccess) << ncclGetLastError(nullptr);
   {
     DeviceRank me(*driver_, comm, rank, n);
-    for (size_t count : {5, 9000, 70001}) every_collective(me, count);
+    if (what == "collectives") serve_every_collective(me);
+    if (what == "mixed at first") mix_buffers(me, false);
+    if (what == "mixed later") mix_buffers(me, true);
+    if (what == "death") lose_a_rank(me);
   }
-  EXPECT_EQ(ncclCommDestroy(comm), ncclSuccess);
-  if (fake_calls("cuInit") > 0) {
-    EXPECT_GT(fake_calls("cuLaunchCooperativeKernel"), 10);
-    EXPECT_EQ(fake_calls("cuIpcOpenMemHandle"), n - 1);
-  }
+  EXPECT_EQ(what == "collectives" ? ncclCommDestroy(comm) : ncclCommAbort(comm), ncclSuccess);
 }
 
-// Windows over CUDA IPC where every process has a device; staged where they share one.
-TEST_F(NcclOnDevice, ProcessesWithADeviceEach) {
-  constexpr int n = 3;
+// `n` processes, each the test above.
+void run_processes(int n, const char* what) {
   ncclUniqueId id;
   ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess) << ncclGetLastError(nullptr);
   std::string text;
@@ -456,6 +616,7 @@ TEST_F(NcclOnDevice, ProcessesWithADeviceEach) {
     text += digits;
   }
   setenv("TUTTI_TEST_ID", text.c_str(), 1);
+  setenv("TUTTI_TEST_WHAT", what, 1);
   setenv("TUTTI_TEST_RANKS", std::to_string(n).c_str(), 1);
   std::string program = "/proc/self/exe", filter = "--gtest_filter=*DISABLED_OneOfSeveralProcesses",
               all = "--gtest_also_run_disabled_tests", brief = "--gtest_brief=1";
@@ -473,6 +634,17 @@ TEST_F(NcclOnDevice, ProcessesWithADeviceEach) {
     EXPECT_EQ(status, 0);
   }
 }
+
+// Windows over CUDA IPC where every process has a device; staged where they share one.
+TEST_F(NcclOnDevice, ProcessesWithADeviceEach) { run_processes(3, "collectives"); }
+
+TEST_F(NcclOnDevice, ProcessesWithHostAndDeviceBuffers) {
+  if (runtime_->devices() < 3) GTEST_SKIP() << "needs three devices";
+  run_processes(3, "mixed at first");
+  run_processes(3, "mixed later");
+}
+
+TEST_F(NcclOnDevice, DeathOfAProcessEndsTheKernelsThatWaitForIt) { run_processes(3, "death"); }
 
 TEST_F(NcclOnDevice, MemAllocIsOnTheDevice) {
   void* p = nullptr;

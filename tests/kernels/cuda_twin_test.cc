@@ -96,6 +96,65 @@ TEST_P(Twin, InPlace) {
   EXPECT_EQ(b, expected);
 }
 
+// premul_sum: every source times its factor, rounded, then summed; and one of them alone.
+TEST(TwinPremulSum, EqualsScaledSources) {
+  std::mt19937_64 random(3);
+  for (int t = 0; t < k_dtypes; ++t) {
+    const DType dtype = static_cast<DType>(t);
+    const size_t size = size_of(dtype);
+    for (size_t k : {1, 2, 5})
+      for (size_t count : {1, 15, 300, 2001})
+        for (size_t offset : {0, 3}) {
+          std::vector<std::vector<std::byte>> memory, scaled;
+          std::vector<const std::byte*> sources;
+          std::vector<const void*> scaled_sources;
+          std::vector<uint64_t> factors;
+          for (size_t s = 0; s < k; ++s) {
+            memory.emplace_back((count + 16) * size);
+            for (auto& b : memory.back()) b = static_cast<std::byte>(random());
+            sources.push_back(memory.back().data() + offset * s * size);
+            uint64_t factor = 0;
+            const uint64_t bits = random();
+            std::memcpy(&factor, &bits, size);
+            factors.push_back(factor);
+            scaled.emplace_back(count * size);
+            kernels::scale(dtype, scaled.back().data(), sources.back(), count, factor);
+          }
+          for (const auto& s : scaled) scaled_sources.push_back(s.data());
+          std::vector<std::byte> want(count * size), got(count * size);
+          void* to = want.data();
+          kernels::reduce(dtype, ReduceOp::sum, scaled_sources, {&to, 1}, count, 0);
+          std::byte* out = got.data();
+          const Pass pass{sources.data(), static_cast<uint32_t>(k), &out, 1, count * size,
+                          factors.data()};
+          dispatch(dtype, Family::sum, [&]<DType kType, Family kFamily>() {
+            const Operator op{0, false, true};
+            for (uint32_t i = 0; i < 7; ++i) run_pass<kType, kFamily>({i, 7}, op, pass);
+          });
+          ASSERT_EQ(got, want) << name(dtype) << " k=" << k << " n=" << count << " at " << offset;
+        }
+  }
+}
+
+// The factor one changes nothing in a sum.
+TEST(TwinPremulSum, UnitFactors) {
+  for (int t = 0; t < k_dtypes; ++t) {
+    const DType dtype = static_cast<DType>(t);
+    std::vector<std::byte> x(500 * size_of(dtype)), want(x.size()), got(x.size());
+    std::mt19937_64 random(7);
+    for (auto& b : x) b = static_cast<std::byte>(random());
+    const std::byte* sources[] = {x.data(), x.data()};
+    dispatch(dtype, Family::sum, [&]<DType kType, Family kFamily>() {
+      const uint64_t units[] = {unit_factor<kType>(), unit_factor<kType>()};
+      std::byte* to = want.data();
+      run_pass<kType, kFamily>({}, {}, {sources, 2, &to, 1, x.size()});
+      to = got.data();
+      run_pass<kType, kFamily>({}, {0, false, true}, {sources, 2, &to, 1, x.size(), units});
+    });
+    EXPECT_EQ(got, want) << name(dtype);
+  }
+}
+
 std::string twin_name(const testing::TestParamInfo<std::tuple<int, int>>& info) {
   return std::string(name(static_cast<DType>(std::get<0>(info.param)))) + "_" +
          std::string(name(static_cast<ReduceOp>(std::get<1>(info.param))));

@@ -1,0 +1,179 @@
+// What goes on beside a communicator's calls: looking at the peers from a watchdog's thread, and
+// the tallies by which ranks find out that one of them made a call on device buffers where another
+// made it on host buffers. Neither of the two would ever hear from the other: one waits in a
+// kernel, the other in the CPU executor.
+//
+// Consistent ranks make the same calls in the same order, so that of any two tallies (calls on
+// host buffers, calls on device buffers) one is at least the other in both. Two that are not prove
+// the contradiction, whenever they are read.
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "src/communicator/impl.h"
+
+namespace tutti {
+namespace {
+
+constexpr int k_device_shift = 32;
+
+uint32_t host_calls(uint64_t begun) { return static_cast<uint32_t>(begun); }
+uint32_t device_calls(uint64_t begun) { return static_cast<uint32_t>(begun >> k_device_shift); }
+// Whether number a comes after b; numbers may wrap.
+bool after(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b) > 0; }
+
+// How a rank tells its tally to the others.
+struct TallyOffer {
+  uint64_t process = 0;
+  uint64_t transport = 0;                            // to peers; a hash of its name
+  const std::shared_ptr<CallTally>* here = nullptr;  // for ranks of the same process
+  MemoryRef memory;                                  // for others
+};
+
+}  // namespace
+
+// --- looking
+
+Status Communicator::Impl::look(std::vector<Rank>* gone) {
+  if (usable().ok() && enter_beside()) {
+    for (const auto& t : router_->transports()) static_cast<void>(t->progress());
+    static_cast<void>(bootstrap_->progress());
+    collect_lost();
+    static_cast<void>(adopted_error());
+    leave_call();
+  }
+  *gone = known_lost();
+  return error();
+}
+
+std::vector<Rank> Communicator::Impl::known_lost() {
+  std::set<Rank> ranks;
+  {
+    std::lock_guard lock(error_mutex_);
+    ranks = lost_;
+  }
+  bootstrap_->consult(
+      [&](Council& council) { ranks.insert(council.gone().begin(), council.gone().end()); });
+  ranks.erase(rank_);
+  return {ranks.begin(), ranks.end()};
+}
+
+bool Communicator::Impl::fail(const Status& status, Rank culprit) {
+  if (broken()) return true;
+  if (!enter_beside()) return false;
+  static_cast<void>(latch(status, culprit));
+  leave_call();
+  return true;
+}
+
+Status Communicator::Impl::lost_during_device_call(Rank peer) const {
+  return Status(
+      Code::remote_error,
+      fmt::format("rank {}: {} is gone; a kernel waited for it during {} on device buffers", rank_,
+                  describe_peer(peer), describe_call(device_record(*tally_))));
+}
+
+// --- tallies
+
+Status Communicator::Impl::gather_for_devices(const void* mine, void* all, size_t bytes) {
+  const Call call{Collective::all_gather, mine, all, bytes, DType::int8, {}, 0};
+  auto body = [this, call] {
+    meeting_ = true;
+    Status status = execute(call);
+    meeting_ = false;
+    return status;
+  };
+  if (pending_.load(std::memory_order_acquire) != 0 && !on_worker()) return submit(body).wait();
+  return body();
+}
+
+Status Communicator::Impl::open_tallies(uint64_t process) {
+  // Without shared memory only ranks of this process see it.
+  void* memory = mem_alloc(sizeof(CallTally));
+  if (memory == nullptr) {
+    tally_ = std::make_shared<CallTally>();
+  } else {
+    tally_ = std::shared_ptr<CallTally>(
+        new (memory) CallTally, [](CallTally* tally) { static_cast<void>(mem_free(tally)); });
+  }
+  TallyOffer mine{process, 0, &tally_, {}};
+  const Rank any = rank_ == 0 ? 1 : 0;
+  if (ranks_ > 1 && memory != nullptr) {
+    Transport& transport = router_->transport(any);
+    mine.transport = std::hash<std::string_view>()(transport.name());
+    // Where it cannot be described, peers do without.
+    Result<MemoryRef> ref = transport.describe(tally_.get(), sizeof(CallTally));
+    if (ref)
+      mine.memory = *ref;
+    else
+      mine.transport = 0;
+  }
+  std::vector<TallyOffer> all(ranks_);
+  TUTTI_RETURN_IF_ERROR(gather_for_devices(&mine, all.data(), sizeof mine));
+  peer_tallies_.assign(ranks_, nullptr);
+  for (Rank r = 0; r < ranks_; ++r) {
+    if (r == rank_) continue;
+    if (all[r].process == process) {
+      peer_tallies_[r] = *all[r].here;
+      continue;
+    }
+    if (all[r].transport == 0 || all[r].transport != mine.transport) continue;
+    Result<void*> mapped = router_->transport(r).map(r, all[r].memory, sizeof(CallTally));
+    // The transport keeps the mapping as long as it lives.
+    if (mapped && *mapped != nullptr)
+      peer_tallies_[r] = {std::shared_ptr<void>(), static_cast<CallTally*>(*mapped)};
+  }
+  // No rank may give up its tally before the others have taken it.
+  char done = 0;
+  std::vector<char> ignored(ranks_);
+  return gather_for_devices(&done, ignored.data(), 1);
+}
+
+CallRecord Communicator::Impl::device_record(const CallTally& tally) {
+  CallRecord record;
+  const uint64_t kind = tally.device_kind.load(std::memory_order_relaxed);
+  record.sequence = device_calls(tally.begun.load(std::memory_order_relaxed));
+  record.count = tally.device_count.load(std::memory_order_relaxed);
+  record.collective = static_cast<Collective>(kind & 0xff);
+  record.dtype = static_cast<DType>(kind >> 8 & 0xff);
+  record.op = static_cast<ReduceOp>(kind >> 16 & 0xff);
+  record.root = static_cast<Rank>(kind >> 32);
+  return record;
+}
+
+void Communicator::Impl::tally_device_call(const Call& call) {
+  if (!counting_.load(std::memory_order_acquire)) return;
+  tally_->device_kind.store(
+      static_cast<uint64_t>(call.collective) | static_cast<uint64_t>(call.dtype) << 8 |
+          static_cast<uint64_t>(call.reduction.op) << 16 | uint64_t{call.root} << 32,
+      std::memory_order_relaxed);
+  tally_->device_count.store(call.count, std::memory_order_relaxed);
+  tally_->begun.fetch_add(uint64_t{1} << k_device_shift, std::memory_order_release);
+}
+
+std::optional<Status> Communicator::Impl::contradiction(const CallRecord* host_call) const {
+  if (!counting_.load(std::memory_order_acquire)) return std::nullopt;
+  const uint64_t mine = tally_->begun.load(std::memory_order_acquire);
+  for (Rank r = 0; r < ranks_; ++r) {
+    if (peer_tallies_[r] == nullptr) continue;
+    const uint64_t theirs = peer_tallies_[r]->begun.load(std::memory_order_acquire);
+    const bool more_host = after(host_calls(mine), host_calls(theirs)),
+               more_device = after(device_calls(mine), device_calls(theirs));
+    const bool less_host = after(host_calls(theirs), host_calls(mine)),
+               less_device = after(device_calls(theirs), device_calls(mine));
+    if (more_host && less_device)
+      return Status(
+          Code::invalid_usage,
+          fmt::format("rank {} calls {} on host buffers, but rank {} calls {} on device buffers",
+                      rank_, host_call == nullptr ? "a collective" : describe_call(*host_call), r,
+                      describe_call(device_record(*peer_tallies_[r]))));
+    if (less_host && more_device)
+      return Status(Code::invalid_usage,
+                    fmt::format("rank {} calls {} on device buffers, but rank {} calls a "
+                                "collective on host buffers",
+                                rank_, describe_call(device_record(*tally_)), r));
+  }
+  return std::nullopt;
+}
+
+}  // namespace tutti

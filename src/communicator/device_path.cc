@@ -1,0 +1,647 @@
+#include "src/communicator/device_path.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "transports/shm/host.h"
+
+namespace tutti {
+namespace {
+
+// How often the watch looks, and how long a rank waits for its staged calls before it asks again.
+constexpr auto k_watch_turn = std::chrono::milliseconds(50);
+constexpr auto k_quiet_turn = std::chrono::milliseconds(1);
+
+Status invalid_usage(std::string message) {
+  return Status(Code::invalid_usage, std::move(message));
+}
+
+bool rooted(Collective c) {
+  return c == Collective::broadcast || c == Collective::reduce || c == Collective::gather ||
+         c == Collective::scatter;
+}
+
+bool reduces(Collective c) {
+  return c == Collective::all_reduce || c == Collective::reduce_scatter || c == Collective::reduce;
+}
+
+std::string describe(const DeviceOperation& op) {
+  return fmt::format(
+      "{} of {} {}{}{}", name(op.collective), op.count, name(op.dtype),
+      reduces(op.collective) ? fmt::format(" {}", name(op.reduction.op)) : std::string(),
+      rooted(op.collective) ? fmt::format(" root {}", op.root) : std::string());
+}
+
+Status duplicate_device(Rank a, Rank b) {
+  return invalid_usage(fmt::format(
+      "duplicate GPU: rank {} and rank {} are on the same device; TUTTI_MULTI_RANK_GPU=1 or "
+      "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
+      a, b));
+}
+
+uint64_t mix(uint64_t h, uint64_t word) {
+  h = (h ^ word) * 0x9E3779B97F4A7C15;
+  return h ^ h >> 29;
+}
+
+uint64_t this_host(const std::string& host_id) {
+  const Result<shm::Card> card = shm::make_card(host_id);
+  if (!card) return 0;
+  uint64_t h = 1;
+  for (char c : card->boot_id) h = mix(h, static_cast<unsigned char>(c));
+  for (char c : card->host_id) h = mix(h, static_cast<unsigned char>(c));
+  return h;
+}
+
+cuda::DevicePtr address(const void* p) { return reinterpret_cast<cuda::DevicePtr>(p); }
+
+bool peers_serve(const DeviceOperation& op) { return !op.transfer(); }
+
+// A scalar in memory of a device is read when the call runs; one of the host now.
+cuda::Factor factor_of(const cuda::Runtime& runtime, const DeviceOperation& op) {
+  if (op.reduction.op != ReduceOp::premul_sum) return {};
+  if (op.late_scalar == nullptr) return {op.reduction.scalar_bits, nullptr};
+  if (runtime.locate(op.late_scalar).device)
+    return {0, static_cast<const std::byte*>(op.late_scalar)};
+  return {Reduction::premul_sum(op.dtype, op.late_scalar).scalar_bits, nullptr};
+}
+
+Status in_progress() {
+  return Status(Code::in_progress, "the communicator's ranks are still finding out about devices");
+}
+
+}  // namespace
+
+BufferBytes buffer_bytes(const DeviceOperation& op, Rank rank, uint32_t ranks) {
+  const size_t block = op.count * size_of(op.dtype), all = block * ranks;
+  const bool root = rank == op.root;
+  switch (op.collective) {
+    case Collective::reduce_scatter:
+      return {all, block};
+    case Collective::all_gather:
+      return {block, all};
+    case Collective::broadcast:
+      return {root ? block : 0, block};
+    case Collective::reduce:
+      return {block, root ? block : 0};
+    case Collective::all_to_all:
+      return {all, all};
+    case Collective::gather:
+      return {block, root ? all : 0};
+    case Collective::scatter:
+      return {root ? all : 0, block};
+    case Collective::send_recv:
+      return {op.sends ? block : 0, op.sends ? 0 : block};
+    case Collective::barrier:
+      return {};
+    default:
+      return {block, block};
+  }
+}
+
+// Peers that group the same calls in another order still meet: collectives keep their order among
+// themselves, and transfers come after all of them, as in NCCL.
+Status run_on_host(Communicator::Impl& impl, std::span<const DeviceOperation> operations) {
+  std::vector<Transfer> transfers;
+  for (const DeviceOperation& op : operations) {
+    if (op.transfer()) {
+      transfers.push_back({op.sends ? Transfer::Direction::send : Transfer::Direction::recv,
+                           op.root,
+                           op.sends ? const_cast<std::byte*>(static_cast<const std::byte*>(op.send))
+                                    : static_cast<std::byte*>(op.recv),
+                           op.count * size_of(op.dtype), op.dtype});
+      continue;
+    }
+    const Reduction reduction =
+        op.late_scalar == nullptr ? op.reduction : Reduction::premul_sum(op.dtype, op.late_scalar);
+    TUTTI_RETURN_IF_ERROR(
+        impl.run({op.collective, op.send, op.recv, op.count, op.dtype, reduction, op.root}));
+  }
+  return transfers.empty() ? Status() : impl.run_transfers(std::move(transfers));
+}
+
+// --- life
+
+Status DevicePath::open(const std::shared_ptr<cuda::Runtime>& runtime) {
+  if (staging_ != nullptr) return {};
+  Result<cuda::Device*> device = runtime->device(device_);
+  if (!device) return device.status();
+  Result<Config> config = Config::from_environment();
+  if (!config) return config.status();
+  runtime_ = runtime;
+  staging_ = std::make_unique<cuda::Staging>(*runtime, **device);
+  limits_ = {config->gpu_blocks, config->gpu_copy_engine_bytes};
+  shares_device_ = config->multi_rank_gpu;
+  host_id_ = config->host_id;
+  return {};
+}
+
+DevicePath::~DevicePath() {
+  if (staging_ != nullptr) staging_->drain();
+  if (cuda::PeerWorld* world = peers()) world->drain();  // the watch still looks after it
+  {
+    std::lock_guard lock(watch_mutex_);
+    ending_ = true;
+  }
+  watch_changed_.notify_all();
+  if (watcher_.joinable()) watcher_.join();
+}
+
+void DevicePath::drain() {
+  if (staging_ != nullptr) staging_->drain();
+  if (cuda::PeerWorld* world = peers()) world->drain();
+}
+
+void DevicePath::stop() {
+  if (cuda::PeerWorld* world = peers()) world->abort();
+}
+
+Status DevicePath::error() const {
+  const cuda::PeerWorld* world = peers();
+  return world == nullptr ? Status() : world->error();
+}
+
+Status DevicePath::check(const DeviceOperation& op) const {
+  const BufferBytes bytes = buffer_bytes(op, host_.rank(), host_.ranks());
+  if (bytes.send > 0)
+    TUTTI_RETURN_IF_ERROR(runtime_->check_buffer("send", op.send, bytes.send, device_));
+  if (bytes.recv > 0)
+    TUTTI_RETURN_IF_ERROR(runtime_->check_buffer("receive", op.recv, bytes.recv, device_));
+  Result<cuda::Device*> device = runtime_->device(device_);
+  return device ? runtime_->check_stream(op.stream, **device) : device.status();
+}
+
+// --- all ranks in one group
+
+std::vector<DevicePath::World> DevicePath::complete_worlds(std::vector<Task>& tasks) {
+  std::map<std::string, std::map<Rank, Task*>> known;
+  for (Task& task : tasks)
+    if (const std::string& world = task.host->device_path().world_; !world.empty())
+      known[world][task.host->rank()] = &task;
+  std::vector<World> worlds;
+  for (const auto& [id, by_rank] : known) {
+    if (by_rank.size() != by_rank.begin()->second->host->ranks()) continue;
+    World world;
+    for (const auto& [rank, task] : by_rank) world.push_back(task);
+    const auto transfers = [](const Task* t) {
+      return std::any_of(t->operations.begin(), t->operations.end(),
+                         [](const DeviceOperation& op) { return op.transfer(); });
+    };
+    if (std::none_of(world.begin(), world.end(), transfers)) worlds.push_back(std::move(world));
+  }
+  return worlds;
+}
+
+Status DevicePath::check_devices(const World& world) {
+  const auto path = [&](size_t r) -> const DevicePath& { return world[r]->host->device_path(); };
+  for (size_t a = 0; a < world.size(); ++a)
+    for (size_t b = a + 1; b < world.size(); ++b)
+      if (path(a).device_ == path(b).device_ && !path(a).shares_device_)
+        return duplicate_device(static_cast<Rank>(a), static_cast<Rank>(b));
+  return {};
+}
+
+// The k-th operation of every rank as one call.
+Result<cuda::GroupCall> DevicePath::join(const World& world, size_t k) {
+  const DeviceOperation& first = world[0]->operations[k];
+  cuda::GroupCall call;
+  call.collective = first.collective;
+  call.count = first.count;
+  call.dtype = first.dtype;
+  call.op = reduces(first.collective) ? first.reduction.op : ReduceOp::sum;
+  call.root = first.root;
+  for (Rank r = 0; r < world.size(); ++r) {
+    const DeviceOperation& op = world[r]->operations[k];
+    if (const std::string mine = describe(first), theirs = describe(op); mine != theirs)
+      return invalid_usage(fmt::format("rank 0 calls {}, but rank {} calls {}", mine, r, theirs));
+    DevicePath& path = world[r]->host->device_path();
+    call.ranks.push_back(
+        {path.device_, op.stream, op.send, op.recv, factor_of(*path.runtime_, op)});
+  }
+  return call;
+}
+
+// Launches what kernels serve and takes it out of the tasks.
+Status DevicePath::launch_world(cuda::Runtime& runtime, const World& world) {
+  const size_t operations = world[0]->operations.size();
+  for (Rank r = 0; r < world.size(); ++r)
+    if (world[r]->operations.size() != operations)
+      return invalid_usage(fmt::format("rank 0 makes {} calls in this group, rank {} makes {}",
+                                       operations, r, world[r]->operations.size()));
+  TUTTI_RETURN_IF_ERROR(check_devices(world));
+  std::vector<cuda::GroupCall> calls;
+  for (size_t k = 0; k < operations; ++k) {
+    Result<cuda::GroupCall> call = join(world, k);
+    if (!call) return call.status();
+    // Order: one call that has to go another way takes all of the group along.
+    if (!cuda::group_serves(*call)) return {};
+    calls.push_back(std::move(*call));
+  }
+  for (size_t k = 0; k < operations; ++k) {
+    const Status status = launch_group(runtime, calls[k], world[0]->host->device_path().limits_);
+    // Devices that do not reach each other: found out before anything is enqueued.
+    if (k == 0 && status.code() == Code::unsupported) return {};
+    TUTTI_RETURN_IF_ERROR(status);
+  }
+  for (Task* task : world) task->operations.clear();
+  return {};
+}
+
+Status DevicePath::launch_worlds(cuda::Runtime& runtime, std::vector<Task>& tasks) {
+  for (const World& world : complete_worlds(tasks))
+    TUTTI_RETURN_IF_ERROR(launch_world(runtime, world));
+  return {};
+}
+
+// --- a device per rank
+
+bool DevicePath::must_meet(std::span<const DeviceOperation> operations) const {
+  return !met_.load(std::memory_order_acquire) &&
+         std::any_of(operations.begin(), operations.end(),
+                     [](const DeviceOperation& op) { return !op.transfer(); });
+}
+
+// Collective, on the thread of the host calls: the ranks tell each other what devices they have,
+// and make windows where every rank has its own. All of them come to the same end, but for a driver
+// that fails. What was staged before has gone: the host runs it in the order of the streams, which
+// other ranks do not share.
+Status DevicePath::meet() {
+  if (met_.load(std::memory_order_acquire)) return {};
+  TUTTI_RETURN_IF_ERROR(host_.usable());
+  Communicator::Impl& impl = *host_.impl();
+  Result<cuda::Device*> device = runtime_->device(device_);
+  if (!device) return device.status();
+  const auto gather = [&](const void* mine, void* all, size_t bytes) {
+    return impl.gather_for_devices(mine, all, bytes);
+  };
+  const cuda::PeerWorld::Member mine =
+      cuda::PeerWorld::describe(*runtime_, **device, this_host(host_id_), limits_.blocks);
+  std::vector<cuda::PeerWorld::Member> members(host_.ranks());
+  TUTTI_RETURN_IF_ERROR(gather(&mine, members.data(), sizeof mine));
+  std::string why = cuda::PeerWorld::obstacle(members);
+  if (const auto [a, b] = cuda::PeerWorld::sharing(members); a != b && !shares_device_)
+    return duplicate_device(a, b);
+  if (why.empty() && host_.ranks() > 1) {
+    TUTTI_RETURN_IF_ERROR(impl.open_tallies(runtime_->identity()));
+    auto made = cuda::PeerWorld::make(*runtime_, **device, host_.rank(), members,
+                                      cuda::PeerWorld::default_shape(host_.ranks()), gather);
+    if (!made && made.status().code() != Code::unsupported) return made.status();
+    if (made) peers_ = std::move(*made);
+    if (!made) why = made.status().message();
+  }
+  impl.count_calls(peers_ != nullptr);
+  met_.store(true, std::memory_order_release);
+  if (!why.empty())
+    host_.inform(fmt::format("rank {}: device buffers go through the host: {}", host_.rank(), why));
+  return {};
+}
+
+// Calls that have to wait for other ranks first: every rank of this process meets on the thread of
+// its host calls, and the last one to come enqueues for all.
+class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start> {
+ public:
+  Start(std::shared_ptr<cuda::Runtime> runtime, std::vector<Task> tasks)
+      : runtime_(std::move(runtime)), tasks_(std::move(tasks)), missing_(tasks_.size()) {
+    for (const Task& task : tasks_) {
+      members_.push_back({task.host, task.host->device_path().must_meet(task.operations)});
+      waits_ = waits_ && task.host->blocking();
+    }
+  }
+
+  Status run() {
+    const Member* own = nullptr;  // this thread's; it meets here
+    for (const Member& m : members_) m.path().starting_.fetch_add(1);
+    for (const Member& m : members_)
+      if (m.host->here()) {
+        own = &m;
+      } else {
+        post(m);
+      }
+    if (own != nullptr) arrive(*own->host, own->meets ? own->path().meet() : Status());
+    if (!waits_ && own == nullptr) return in_progress();
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_; });
+    return outcome_;
+  }
+
+ private:
+  struct Member {
+    std::shared_ptr<Host> host;
+    bool meets = false;
+    DevicePath& path() const { return host->device_path(); }
+  };
+
+  // Behind the calls of the host, staged ones too.
+  void post(const Member& member) {
+    auto again = std::make_shared<bool>(false);
+    member.host->post(
+        [member, again]() -> Status {
+          if (!member.meets) return {};
+          *again = !member.path().staging_->quiet();
+          if (!*again) return member.path().meet();
+          std::this_thread::sleep_for(k_quiet_turn);
+          return {};
+        },
+        [self = shared_from_this(), member, again](const Status& status) {
+          if (status.ok() && *again) return self->post(member);
+          self->arrive(*member.host, status);
+        });
+  }
+
+  // Keeps the thread until all is enqueued: later calls come behind.
+  void arrive(Host& host, const Status& status) {
+    std::unique_lock lock(mutex_);
+    if (outcome_.ok()) outcome_ = status;
+    if (--missing_ == 0) {
+      lock.unlock();
+      Status enqueued = outcome_.ok() ? launch_worlds(*runtime_, tasks_) : outcome_;
+      if (enqueued.ok()) enqueued = go(*runtime_, tasks_);
+      lock.lock();
+      outcome_ = std::move(enqueued);
+      tasks_.clear();
+      done_ = true;
+      changed_.notify_all();
+    }
+    changed_.wait(lock, [&] { return done_; });
+    host.device_path().starting_.fetch_sub(1);
+    if (!outcome_.ok() && !host.blocking()) host.add_async_error(outcome_);
+  }
+
+  std::shared_ptr<cuda::Runtime> runtime_;
+  std::vector<Task> tasks_;
+  std::vector<Member> members_;
+  bool waits_ = true;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t missing_;
+  bool done_ = false;
+  Status outcome_;
+};
+
+bool DevicePath::in_place(const DeviceOperation& op) const {
+  const auto* send = static_cast<const std::byte*>(op.send);
+  const auto* recv = static_cast<const std::byte*>(op.recv);
+  const size_t own = host_.rank() * op.count * size_of(op.dtype);
+  switch (op.collective) {
+    case Collective::all_gather:
+    case Collective::gather:
+      return send == recv + own;
+    case Collective::reduce_scatter:
+    case Collective::scatter:
+      return recv == send + own;
+    default:
+      return send == recv;
+  }
+}
+
+Result<cuda::PeerWorld::Call> DevicePath::peer_call(const DeviceOperation& op) {
+  cuda::PeerWorld::Call call;
+  call.count = op.count;
+  call.dtype = op.dtype;
+  call.op = reduces(op.collective) ? op.reduction.op : ReduceOp::sum;
+  call.factor = factor_of(*runtime_, op);
+  const BufferBytes bytes = buffer_bytes(op, host_.rank(), host_.ranks());
+  call.input = bytes.send > 0 ? op.send : nullptr;
+  call.output = bytes.recv > 0 ? op.recv : nullptr;
+
+  const bool small = is_small_on_devices(op.collective, op.count * size_of(op.dtype));
+  const Rank root = rooted(op.collective) ? op.root : 0;
+  const bool here = bytes.send > 0 && bytes.recv > 0 && in_place(op);
+  PlanPtr& plan = plans_[{op.collective, root, small, here}];
+  if (plan == nullptr) {
+    Result<PlanPtr> made = device_plan({op.collective, host_.ranks(), root, small, here});
+    if (!made) return made.status();
+    plan = *made;
+  }
+  call.plan = plan;
+  call.signature = mix(mix(mix(1, op.count), root), static_cast<uint64_t>(op.collective) << 16 |
+                                                        static_cast<uint64_t>(call.dtype) << 8 |
+                                                        static_cast<uint64_t>(call.op));
+  return call;
+}
+
+// Launches what plans serve and takes it out of the tasks.
+Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
+  struct Prepared {
+    DevicePath* path;
+    cuda::PeerWorld::Call call;
+    DeviceOperation operation;
+  };
+  const auto named = [](const Status& status, const DevicePath& path) {
+    return status.with_context(fmt::format("rank {}", path.host_.rank()));
+  };
+  std::vector<Prepared> prepared;
+  for (Task& task : tasks) {
+    DevicePath& path = task.host->device_path();
+    if (path.peers() == nullptr) continue;
+    for (const DeviceOperation& op : task.operations) {
+      if (!peers_serve(op)) continue;
+      Result<cuda::PeerWorld::Call> call = path.peer_call(op);
+      Status status = call ? path.peers_->prepare(call->plan) : call.status();
+      if (!status.ok()) return named(status, path);
+      prepared.push_back({&path, *call, op});
+    }
+    std::erase_if(task.operations, peers_serve);
+  }
+  for (const Prepared& p : prepared) {
+    const DeviceOperation& op = p.operation;
+    p.path->host_.impl()->tally_device_call(
+        {op.collective, op.send, op.recv, op.count, op.dtype, op.reduction, op.root});
+    if (Status status = p.path->peers_->launch(p.call, op.stream); !status.ok())
+      return named(status, *p.path);
+    p.path->watch();
+  }
+  return {};
+}
+
+// --- the watch
+
+void DevicePath::watch() {
+  std::lock_guard lock(watch_mutex_);
+  if (!watcher_.joinable()) watcher_ = std::thread([this] { watch_loop(); });
+  if (watching_) return;
+  watching_ = true;
+  watch_changed_.notify_all();
+}
+
+void DevicePath::watch_loop() {
+  std::unique_lock lock(watch_mutex_);
+  while (!ending_) {
+    watch_changed_.wait(lock, [&] { return ending_ || watching_; });
+    while (watching_ && !ending_) {
+      watch_changed_.wait_for(lock, k_watch_turn, [&] { return ending_; });
+      if (ending_) return;
+      lock.unlock();
+      const bool goes_on = look();
+      lock.lock();
+      // A launch comes before watch(): what is not seen here is told there.
+      if (!goes_on) watching_ = false;
+    }
+  }
+}
+
+// One look at kernels and peers; false when there is nothing to look after.
+bool DevicePath::look() {
+  Communicator::Impl& impl = *host_.impl();
+  Rank culprit = host_.rank();
+  Status status = peers_->error();
+  if (status.ok() && !peers_->outstanding()) return false;
+  std::vector<Rank> gone;
+  if (status.ok()) status = impl.look(&gone);
+  if (status.ok()) status = impl.contradiction(nullptr).value_or(Status());
+  // Who was gone at the last turn, and is waited for since.
+  if (const std::optional<Rank> awaited = peers_->take_awaited();
+      status.ok() && awaited && std::count(gone_.begin(), gone_.end(), *awaited) > 0) {
+    culprit = *awaited;
+    status = impl.lost_during_device_call(culprit);
+  }
+  gone_ = std::move(gone);
+  if (status.ok()) return true;
+  if (!impl.fail(status, culprit)) return true;  // at the next turn
+  peers_->abort();
+  host_.add_async_error(impl.error());
+  return false;
+}
+
+// --- staging
+
+struct DevicePath::Staged {
+  std::shared_ptr<Host> host;
+  cuda::Staging::Ticket* ticket = nullptr;
+  cuda::Stream stream = nullptr;
+  std::vector<cuda::Stream> others;
+};
+
+namespace {
+
+// The streams of a group's calls become one: the others wait for it and it for them.
+Status join_streams(cuda::Runtime& runtime, cuda::Device& device, cuda::Stream from,
+                    cuda::Stream to) {
+  Result<cuda::Event> event = device.take_event();
+  if (!event) return event.status();
+  const cuda::Driver& driver = runtime.driver();
+  Status status = driver.check(driver.event_record(*event, from), "cuEventRecord");
+  if (status.ok())
+    status = driver.check(driver.stream_wait_event(to, *event, 0), "cuStreamWaitEvent");
+  device.give_event(*event);
+  return status;
+}
+
+// In a thread of the driver: hands the call to the thread of the host calls.
+void run_staged(const std::weak_ptr<DevicePath::Host>& weak, cuda::Staging::Ticket* ticket,
+                std::vector<DeviceOperation> operations) {
+  std::shared_ptr<DevicePath::Host> host = weak.lock();
+  if (host == nullptr) return ticket->answer();
+  DevicePath::Host& h = *host;
+  h.post(
+      [&h, operations = std::move(operations)]() -> Status {
+        TUTTI_RETURN_IF_ERROR(h.usable());
+        const auto uncounted = h.impl()->leave_uncounted();
+        return run_on_host(*h.impl(), operations);
+      },
+      [host, ticket](const Status& status) {
+        if (!status.ok()) host->add_async_error(status);
+        ticket->answer();
+      });
+}
+
+}  // namespace
+
+Result<DevicePath::Staged> DevicePath::post_staged(cuda::Runtime& runtime, Task& task) {
+  DevicePath& path = task.host->device_path();
+  Result<cuda::Device*> device = runtime.device(path.device_);
+  if (!device) return device.status();
+  Staged staged;
+  staged.host = task.host;
+  staged.stream = task.operations[0].stream;
+  std::vector<cuda::Staging::Buffer> buffers;
+  for (const DeviceOperation& op : task.operations) {
+    if (op.stream != staged.stream &&
+        std::find(staged.others.begin(), staged.others.end(), op.stream) == staged.others.end())
+      staged.others.push_back(op.stream);
+    const BufferBytes bytes = buffer_bytes(op, task.host->rank(), task.host->ranks());
+    buffers.push_back({address(op.send), bytes.send, true, false});
+    buffers.push_back({address(op.recv), bytes.recv, false, true});
+    const bool scalar_there = op.late_scalar != nullptr && runtime.locate(op.late_scalar).device;
+    buffers.push_back({address(op.late_scalar), scalar_there ? size_of(op.dtype) : 0, true, false});
+  }
+  Result<cuda::Staging::Ticket*> ticket = path.staging_->prepare(staged.stream, std::move(buffers));
+  if (!ticket) return ticket.status();
+  staged.ticket = *ticket;
+  for (cuda::Stream other : staged.others)
+    TUTTI_RETURN_IF_ERROR(join_streams(runtime, **device, other, staged.stream));
+  std::vector<DeviceOperation> on_host = task.operations;
+  for (size_t i = 0; i < on_host.size(); ++i) {
+    DeviceOperation& op = on_host[i];
+    op.send = staged.ticket->host(3 * i);
+    op.recv = staged.ticket->host(3 * i + 1);
+    if (staged.ticket->host(3 * i + 2) != nullptr) op.late_scalar = staged.ticket->host(3 * i + 2);
+  }
+  TUTTI_RETURN_IF_ERROR(
+      path.staging_->post(*staged.ticket, staged.stream,
+                          [weak = std::weak_ptr<Host>(task.host), ticket = staged.ticket,
+                           on_host = std::move(on_host)] { run_staged(weak, ticket, on_host); }));
+  return staged;
+}
+
+Status DevicePath::finish_staged(cuda::Runtime& runtime, const Staged& staged) {
+  DevicePath& path = staged.host->device_path();
+  TUTTI_RETURN_IF_ERROR(path.staging_->finish(*staged.ticket, staged.stream));
+  Result<cuda::Device*> device = runtime.device(path.device_);
+  if (!device) return device.status();
+  for (cuda::Stream other : staged.others)
+    TUTTI_RETURN_IF_ERROR(join_streams(runtime, **device, staged.stream, other));
+  return {};
+}
+
+// All are told to the host before any stream waits: streams may share a queue of the device.
+Status DevicePath::stage(cuda::Runtime& runtime, std::vector<Task>& tasks) {
+  std::vector<Staged> posted;
+  for (Task& task : tasks) {
+    if (task.operations.empty()) continue;
+    Result<Staged> staged = post_staged(runtime, task);
+    if (!staged) return staged.status().with_context(fmt::format("rank {}", task.host->rank()));
+    posted.push_back(std::move(*staged));
+  }
+  for (const Staged& staged : posted) TUTTI_RETURN_IF_ERROR(finish_staged(runtime, staged));
+  return {};
+}
+
+// --- all ways
+
+// All ranks that had to meet have met.
+Status DevicePath::go(cuda::Runtime& runtime, std::vector<Task>& tasks) {
+  for (const Task& task : tasks)
+    if (Communicator::Impl* impl = task.host->impl(); impl->broken()) return impl->error();
+  TUTTI_RETURN_IF_ERROR(launch_on_peers(tasks));
+  return stage(runtime, tasks);
+}
+
+Status DevicePath::enqueue(std::vector<Task> tasks) {
+  Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
+  if (!runtime) return runtime.status();
+  for (Task& task : tasks) {
+    DevicePath& path = task.host->device_path();
+    TUTTI_RETURN_IF_ERROR(path.open(*runtime));
+    for (const DeviceOperation& op : task.operations)
+      TUTTI_RETURN_IF_ERROR(path.check(op).with_context(fmt::format("rank {}", task.host->rank())));
+  }
+  // Behind calls that are not enqueued yet.
+  bool starts = std::any_of(tasks.begin(), tasks.end(), [](const Task& task) {
+    return task.host->device_path().starting_.load() > 0 || task.host->impl() == nullptr;
+  });
+  if (!starts) TUTTI_RETURN_IF_ERROR(launch_worlds(**runtime, tasks));
+  for (const Task& task : tasks) {
+    DevicePath& path = task.host->device_path();
+    if (!path.must_meet(task.operations)) continue;
+    if (task.host->blocking()) path.staging_->drain();
+    starts = true;
+  }
+  if (starts) return std::make_shared<Start>(*runtime, std::move(tasks))->run();
+  return go(**runtime, tasks);
+}
+
+}  // namespace tutti

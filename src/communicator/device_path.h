@@ -1,0 +1,144 @@
+// DevicePath: a communicator's calls on device buffers, enqueued on their streams, and back.
+// docs/cuda.md has the whole picture.
+//
+// All ranks of a communicator that meet in one group of this process are served by a kernel (or the
+// copy engines) over everybody's buffers. Ranks with a device each on one host run plans through
+// each other's windows. Everything else is staged: through pinned memory and the CPU executor, in
+// stream order. Which of the last two it is, ranks find out together at their first collective on
+// device buffers.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "src/communicator/device_operation.h"
+#include "src/communicator/device_plan.h"
+#include "src/communicator/impl.h"
+#include "src/cuda/group_launch.h"
+#include "src/cuda/peer_world.h"
+#include "src/cuda/staging.h"
+
+namespace tutti {
+
+// Bytes of the buffers that a rank's call uses; 0 where it uses none. `block`: bytes of `count`.
+struct BufferBytes {
+  size_t send = 0, recv = 0;
+};
+BufferBytes buffer_bytes(const DeviceOperation& op, Rank rank, uint32_t ranks);
+
+// The operations on host memory, one after the other; transfers together after the collectives.
+Status run_on_host(Communicator::Impl& impl, std::span<const DeviceOperation> operations);
+
+class DevicePath {
+ public:
+  // Whose path it is: a rank of a communicator, with the thread that its calls on host memory run
+  // on.
+  class Host {
+   public:
+    virtual ~Host() = default;
+    virtual DevicePath& device_path() = 0;
+    // Null while the communicator is being made.
+    virtual Communicator::Impl* impl() const = 0;
+    virtual Rank rank() const = 0;
+    virtual uint32_t ranks() const = 0;
+    // Whether operations are allowed now; says why not.
+    virtual Status usable() const = 0;
+    // Callers do not wait for the communicator: what has to wait for other ranks runs behind them.
+    virtual bool blocking() const = 0;
+    // Runs `body` on the thread of the host calls, in order; waits for nothing. From any thread.
+    virtual void post(std::function<Status()> body, std::function<void(const Status&)> done) = 0;
+    // Whether the caller is that thread, in such a body.
+    virtual bool here() const = 0;
+    // An error that no call returned.
+    virtual void add_async_error(const Status& status) = 0;
+    // For the log: which way device buffers go, and why.
+    virtual void inform(const std::string& text) = 0;
+  };
+
+  // `device`: the ordinal of this rank's device. `world`: what tells the communicators of the same
+  // ranks apart from all others in this process; empty: unknown.
+  DevicePath(Host& host, int device) : host_(host), device_(device) {}
+  ~DevicePath();
+  DevicePath(const DevicePath&) = delete;
+  DevicePath& operator=(const DevicePath&) = delete;
+
+  int device() const { return device_; }
+  void set_world(std::string world) { world_ = std::move(world); }
+
+  struct Task {
+    std::shared_ptr<Host> host;
+    std::vector<DeviceOperation> operations;
+  };
+  // Enqueues what a group (or one call) does on devices. Waits for nothing but, once in a
+  // communicator's life, for all its ranks: at the first collective; and where a communicator does
+  // not block, that wait is behind the caller, who is told in_progress. Errors: invalid_argument or
+  // invalid_usage naming rank and buffer; device_error; the communicator's own.
+  static Status enqueue(std::vector<Task> tasks);
+
+  // What this path has enqueued and not captured has passed.
+  void drain();
+  // Running and later kernels of this rank leave as soon as they look. From any thread.
+  void stop();
+  // Of kernels: which peer made another call, or left one. From any thread.
+  Status error() const;
+
+ private:
+  using World = std::vector<Task*>;
+  class Start;
+
+  Status open(const std::shared_ptr<cuda::Runtime>& runtime);
+  Status check(const DeviceOperation& op) const;
+  bool must_meet(std::span<const DeviceOperation> operations) const;
+  Status meet();
+  static Status go(cuda::Runtime& runtime, std::vector<Task>& tasks);
+  static std::vector<World> complete_worlds(std::vector<Task>& tasks);
+  static Status check_devices(const World& world);
+  static Result<cuda::GroupCall> join(const World& world, size_t k);
+  static Status launch_world(cuda::Runtime& runtime, const World& world);
+  static Status launch_worlds(cuda::Runtime& runtime, std::vector<Task>& tasks);
+  Result<cuda::PeerWorld::Call> peer_call(const DeviceOperation& op);
+  static Status launch_on_peers(std::vector<Task>& tasks);
+  struct Staged;
+  static Result<Staged> post_staged(cuda::Runtime& runtime, Task& task);
+  static Status finish_staged(cuda::Runtime& runtime, const Staged& staged);
+  static Status stage(cuda::Runtime& runtime, std::vector<Task>& tasks);
+  bool in_place(const DeviceOperation& op) const;
+  cuda::PeerWorld* peers() const {
+    return met_.load(std::memory_order_acquire) ? peers_.get() : nullptr;
+  }
+
+  // The watch: a thread that looks after kernels that wait for peers, which the peers' deaths do
+  // not end. It sleeps while no kernel is outstanding.
+  void watch();
+  void watch_loop();
+  bool look();
+
+  Host& host_;
+  const int device_;
+  std::string world_;
+  std::shared_ptr<cuda::Runtime> runtime_;  // outlives the staging
+  std::unique_ptr<cuda::Staging> staging_;
+  cuda::LaunchLimits limits_;
+  bool shares_device_ = false;         // TUTTI_MULTI_RANK_GPU
+  std::string host_id_;                // TUTTI_HOST_ID
+  std::atomic<uint32_t> starting_{0};  // calls behind their callers
+  std::atomic<bool> met_{false};  // the ranks have told each other what devices they have; then:
+  std::unique_ptr<cuda::PeerWorld> peers_;  // null: calls are staged
+  std::map<std::tuple<Collective, Rank, bool, bool>, PlanPtr> plans_;
+
+  std::mutex watch_mutex_;
+  std::condition_variable watch_changed_;
+  bool watching_ = false, ending_ = false;
+  std::vector<Rank> gone_;  // as the watch saw it the last time
+  std::thread watcher_;
+};
+
+}  // namespace tutti

@@ -1,0 +1,204 @@
+// The C++ API on device buffers (Communicator::on_stream), through whatever libcuda.so.1 the
+// process finds: a real driver (label gpu), or the fake one. Skipped where there is none.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "tests/gpu/device.h"
+#include "tutti/communicator.h"
+
+namespace tutti::cuda {
+namespace {
+
+using Values = std::vector<int32_t>;
+
+class OnDevice : public testing::Test {
+ protected:
+  void SetUp() override {
+    setenv("TUTTI_MULTI_RANK_GPU", "1", 1);
+    const FoundDevice found = find_device();
+    if (found.device == nullptr) GTEST_SKIP() << found.missing;
+    driver_ = found.driver;
+    runtime_ = found.runtime;
+  }
+
+  // A rank's thread: its communicator, and a stream and memory on its device.
+  struct Rank {
+    const Driver& driver;
+    Communicator& comm;
+    Stream stream = nullptr;
+    std::vector<DevicePtr> memory;
+    Rank(const Driver& d, Communicator& c) : driver(d), comm(c) {
+      EXPECT_EQ(driver.stream_create(&stream, k_stream_non_blocking), 0);
+    }
+    ~Rank() {
+      driver.stream_synchronize(stream);
+      for (DevicePtr p : memory) driver.memory_free(p);
+      driver.stream_destroy(stream);
+    }
+    int32_t* upload(const Values& values) {
+      DevicePtr p = 0;
+      EXPECT_EQ(driver.memory_alloc(&p, values.size() * 4), 0);
+      memory.push_back(p);
+      EXPECT_EQ(driver.copy_to_device(p, values.data(), values.size() * 4, stream), 0);
+      EXPECT_EQ(driver.stream_synchronize(stream), 0);
+      return reinterpret_cast<int32_t*>(p);
+    }
+    Values download(const int32_t* p, size_t n) const {
+      Values values(n);
+      EXPECT_EQ(driver.copy_to_host(values.data(), reinterpret_cast<DevicePtr>(p), n * 4, stream),
+                0);
+      EXPECT_EQ(driver.stream_synchronize(stream), 0);
+      return values;
+    }
+    OnStream on() { return comm.on_stream(stream); }
+  };
+
+  // `body` as n ranks, each in a thread; rank r on device r modulo `devices`.
+  void run(uint32_t n, int devices, const std::function<void(Rank&)>& body) {
+    Result<Config> config = Config::from_environment();
+    ASSERT_TRUE(config.ok());
+    auto comms = Communicator::create_local(n, *config);
+    ASSERT_TRUE(comms.ok()) << comms.status().to_string();
+    std::vector<std::thread> threads;
+    for (uint32_t r = 0; r < n; ++r)
+      threads.emplace_back([&, r] {
+        Scope scope(*driver_, (*runtime_->device(static_cast<int>(r) % devices))->context());
+        Rank rank(*driver_, *(*comms)[r]);
+        body(rank);
+      });
+    for (std::thread& t : threads) t.join();
+  }
+
+  std::shared_ptr<const Driver> driver_;
+  std::shared_ptr<Runtime> runtime_;
+};
+
+// Element i of what rank `from` sends to everyone, or as its block for `to`.
+int32_t element(uint32_t from, size_t i) { return static_cast<int32_t>(from * 1000 + i); }
+
+void every_call(Communicator& comm, OnStream on, const std::function<int32_t*(const Values&)>& put,
+                const std::function<Values(const int32_t*, size_t)>& get, size_t count) {
+  const uint32_t n = comm.ranks(), me = comm.rank(), root = n / 2;
+  const auto made = [](size_t size, const std::function<int32_t(size_t)>& f) {
+    Values values(size);
+    for (size_t i = 0; i < size; ++i) values[i] = f(i);
+    return values;
+  };
+  const auto check = [&](const char* what, const Status& status, const int32_t* p,
+                         const Values& want) {
+    ASSERT_TRUE(status.ok()) << what << ": " << status.to_string();
+    EXPECT_EQ(get(p, want.size()), want) << what << " rank " << me << " of " << n;
+  };
+  const Values own = made(count, [&](size_t i) { return element(me, i); });
+  const Values all = made(count * n, [&](size_t i) { return element(me, i); });
+  const Values sum = made(count, [&](size_t i) {
+    int32_t total = 0;
+    for (uint32_t r = 0; r < n; ++r) total += element(r, i);
+    return total;
+  });
+  const Values gathered = made(
+      count * n, [&](size_t i) { return element(static_cast<uint32_t>(i / count), i % count); });
+  const Values exchanged = made(count * n, [&](size_t i) {
+    return element(static_cast<uint32_t>(i / count), me * count + i % count);
+  });
+  int32_t* x = put(own);
+  int32_t* y = put(Values(count));
+  check("all_reduce", on.all_reduce(x, y, count, DType::int32, ReduceOp::sum), y, sum);
+  const int32_t factor = static_cast<int32_t>(me + 1);
+  check("premul_sum",
+        on.all_reduce(x, y, count, DType::int32, Reduction::premul_sum(DType::int32, &factor)), y,
+        made(count, [&](size_t i) {
+          int32_t total = 0;
+          for (uint32_t r = 0; r < n; ++r) total += element(r, i) * static_cast<int32_t>(r + 1);
+          return total;
+        }));
+  check("reduce", on.reduce(x, y, count, DType::int32, ReduceOp::sum, root), y,
+        me == root ? sum : get(y, count));
+  check("broadcast", on.broadcast(x, y, count, DType::int32, root), y,
+        made(count, [&](size_t i) { return element(root, i); }));
+  int32_t* big = put(Values(count * n));
+  check("all_gather", on.all_gather(x, big, count, DType::int32), big, gathered);
+  check("gather", on.gather(x, big, count, DType::int32, root), big,
+        me == root ? gathered : get(big, count * n));
+  int32_t* blocks = put(all);
+  check("reduce_scatter", on.reduce_scatter(blocks, y, count, DType::int32, ReduceOp::sum), y,
+        made(count, [&](size_t i) {
+          int32_t total = 0;
+          for (uint32_t r = 0; r < n; ++r) total += element(r, me * count + i);
+          return total;
+        }));
+  check("scatter", on.scatter(blocks, y, count, DType::int32, root), y,
+        made(count, [&](size_t i) { return element(root, me * count + i); }));
+  check("all_to_all", on.all_to_all(blocks, big, count, DType::int32), big, exchanged);
+  std::vector<size_t> counts(n, count), offsets(n);
+  for (size_t r = 0; r < n; ++r) offsets[r] = r * count;
+  int32_t* again = put(Values(count * n));
+  check("all_to_all_v",
+        on.all_to_all_v(blocks, counts, offsets, again, counts, offsets, DType::int32), again,
+        exchanged);
+  ASSERT_TRUE(comm.group_start().ok());
+  EXPECT_TRUE(on.send(x, count, DType::int32, (me + 1) % n).ok());
+  EXPECT_TRUE(on.recv(y, count, DType::int32, (me + n - 1) % n).ok());
+  check("send and recv", comm.group_end(), y,
+        made(count, [&](size_t i) { return element((me + n - 1) % n, i); }));
+}
+
+TEST_F(OnDevice, EveryCallOnDevicesOfTheirOwn) {
+  const int devices = runtime_->devices();
+  run(static_cast<uint32_t>(std::min(3, devices)), devices, [](Rank& rank) {
+    for (size_t count : {3, 20000})
+      every_call(
+          rank.comm, rank.on(), [&](const Values& v) { return rank.upload(v); },
+          [&](const int32_t* p, size_t n) { return rank.download(p, n); }, count);
+    EXPECT_TRUE(rank.comm.error().ok()) << rank.comm.error().to_string();
+  });
+}
+
+TEST_F(OnDevice, EveryCallOnOneDeviceIsStaged) {
+  run(2, 1, [](Rank& rank) {
+    every_call(
+        rank.comm, rank.on(), [&](const Values& v) { return rank.upload(v); },
+        [&](const int32_t* p, size_t n) { return rank.download(p, n); }, 500);
+    // Host buffers in between.
+    int32_t x = 1;
+    EXPECT_TRUE(rank.comm.all_reduce(&x, &x, 1, DType::int32, ReduceOp::sum).ok());
+    EXPECT_EQ(x, 2);
+  });
+}
+
+TEST_F(OnDevice, StreamsFollowEachOther) {
+  run(2, std::min(2, runtime_->devices()), [](Rank& rank) {
+    Rank other(rank.driver, rank.comm);
+    int32_t* x = rank.upload(Values(1000, 1));
+    for (int turn = 0; turn < 4; ++turn) {
+      ASSERT_TRUE(rank.on().all_reduce(x, x, 1000, DType::int32, ReduceOp::sum).ok());
+      ASSERT_TRUE(other.on().after(rank.stream).ok());
+      ASSERT_TRUE(other.on().all_reduce(x, x, 1000, DType::int32, ReduceOp::sum).ok());
+      ASSERT_TRUE(rank.on().after(other.stream).ok());
+    }
+    EXPECT_EQ(rank.download(x, 1000), Values(1000, 256));
+  });
+}
+
+TEST_F(OnDevice, BadInputNamesTheBuffer) {
+  run(1, 1, [](Rank& rank) {
+    int32_t host[4] = {};
+    int32_t* x = rank.upload({1, 2, 3, 4});
+    Status status = rank.on().all_reduce(host, host, 4, DType::int32, ReduceOp::sum);
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    EXPECT_NE(status.message().find("no device memory"), std::string::npos) << status.message();
+    EXPECT_TRUE(rank.on().all_reduce(x, x, 4, DType::int32, ReduceOp::sum).ok());
+    status = rank.on().all_reduce(x, x, 1 << 20, DType::int32, ReduceOp::sum);
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    status = rank.on().all_reduce(nullptr, x, 4, DType::int32, ReduceOp::sum);
+    EXPECT_NE(status.message().find("null"), std::string::npos) << status.message();
+    EXPECT_EQ(rank.download(x, 4), (Values{1, 2, 3, 4}));
+  });
+}
+
+}  // namespace
+}  // namespace tutti::cuda
