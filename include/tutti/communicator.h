@@ -52,6 +52,27 @@ class Work {
   std::shared_ptr<State> state_;
 };
 
+// Memory that every rank offers the others, from Communicator::register_window(). Copies share it.
+class Window {
+ public:
+  // What `rank` offers; 0 of a Window that is none.
+  size_t bytes(Rank rank) const;
+  explicit operator bool() const { return state_ != nullptr; }
+  struct [[gnu::visibility("hidden")]] State;
+  explicit Window(std::shared_ptr<State> state = nullptr) : state_(std::move(state)) {}
+
+ private:
+  friend class Communicator;
+  std::shared_ptr<State> state_;
+};
+
+// Signals to wait for: `count` of those that `peer` raises under the number `signal`.
+struct SignalCount {
+  Rank peer = 0;
+  uint64_t count = 1;
+  uint64_t signal = 0;
+};
+
 class OnStream;
 
 class Communicator {
@@ -92,6 +113,29 @@ class Communicator {
   // when all are complete. Groups nest.
   Status group_start();
   Status group_end();
+
+  // One-sided: a rank writes into memory of another one, which takes part without a call.
+  //
+  // Collective: every rank offers `bytes` of host memory (null and 0: none), until it deregisters
+  // them, which is local. The first window with memory makes the connections for such calls, and a
+  // thread that serves what peers send. Errors: invalid_argument, invalid_usage when ranks disagree
+  // on how many windows there were.
+  Result<Window> register_window(void* memory, size_t bytes);
+  Status deregister_window(const Window& window);
+  // Writes `bytes` of `data` to `offset` (in bytes) of what `peer` offers, and then raises `signal`
+  // there. On return `data` may be reused; nothing is known of the peer. What one rank puts and
+  // signals to another takes place in order. `peer` may be this rank. Errors: invalid_argument (a
+  // window that is not this communicator's or was deregistered, bytes beyond the peer's, an unknown
+  // peer), invalid_usage (no window with memory yet; the peer has deregistered it, then on both).
+  Status put_signal(const void* data, size_t bytes, Rank peer, const Window& window, size_t offset,
+                    uint64_t signal = 0);
+  Status signal(Rank peer, uint64_t signal = 0);
+  // Blocks until all of `counts` have been raised here, and takes them away; what was put before
+  // each of them is in place. Errors: invalid_usage (signals of this rank that it has not raised),
+  // remote_error naming a peer that died or left without raising its own.
+  Status wait_signals(std::span<const SignalCount> counts);
+  // Collective: makes the connections now, for signals without any window.
+  Status open_one_sided();
 
   // Asynchronous forms run on the communicator's progress thread, in the order of issue; blocking
   // calls queue behind them. Buffers belong to the operation until it is done.
@@ -150,7 +194,8 @@ class Communicator {
 
   // From any thread: unblocks a running operation here and on all ranks; latches Code::aborted.
   void abort(const std::string& reason);
-  // The latched first cause, ok while healthy.
+  // The latched first cause, ok while healthy. Outside of a call it looks, without waiting, whether
+  // a peer has died or told of an error meanwhile. From any thread.
   Status error() const;
   // Waits for outstanding work, says goodbye. The destructor does it with a short deadline.
   Status finalize();

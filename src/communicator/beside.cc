@@ -43,7 +43,7 @@ Status Communicator::Impl::look(std::vector<Rank>* gone) {
     leave_call();
   }
   *gone = known_lost();
-  return error();
+  return first_error();
 }
 
 std::vector<Rank> Communicator::Impl::known_lost() {

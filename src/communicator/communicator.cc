@@ -185,6 +185,23 @@ Status Communicator::recv(void* buffer, size_t count, DType dtype, Rank peer) {
 Status Communicator::group_start() { return impl_->group_start(); }
 Status Communicator::group_end() { return impl_->group_end(); }
 
+// --- one-sided
+
+Result<Window> Communicator::register_window(void* memory, size_t bytes) {
+  return impl_->register_window(memory, bytes);
+}
+Status Communicator::deregister_window(const Window& window) {
+  return impl_->deregister_window(window);
+}
+Status Communicator::put_signal(const void* data, size_t bytes, Rank peer, const Window& window,
+                                size_t offset, uint64_t signal) {
+  return impl_->put_signal(data, bytes, peer, window, offset, signal);
+}
+Status Communicator::signal(Rank peer, uint64_t signal) { return impl_->signal(peer, signal); }
+Status Communicator::wait_signals(std::span<const SignalCount> counts) {
+  return impl_->wait_signals(counts);
+}
+Status Communicator::open_one_sided() { return impl_->open_one_sided(); }
 // --- on device buffers
 
 OnStream Communicator::on_stream(void* stream) { return OnStream(*this, stream); }

@@ -61,14 +61,6 @@ Result<std::string> Communicator::Impl::share_bytes(const std::string& mine) {
   return all;
 }
 
-template <class T>
-Result<std::vector<T>> Communicator::Impl::share(const T& mine) {
-  std::vector<T> all(ranks_);
-  TUTTI_RETURN_IF_ERROR(
-      run({Collective::all_gather, &mine, all.data(), sizeof(T), DType::uint8, {}, 0}));
-  return all;
-}
-
 Communicator::Impl::Descendant Communicator::Impl::split(int color, int key, const Config* config) {
   TUTTI_RETURN_IF_ERROR(no_open_group("split"));
   Result<std::vector<ColorKey>> choices = share(ColorKey{color, key});

@@ -502,7 +502,7 @@ bool DevicePath::look() {
   if (status.ok()) return true;
   if (!impl.fail(status, culprit)) return true;  // at the next turn
   peers_->abort();
-  host_.add_async_error(impl.error());
+  host_.add_async_error(impl.first_error());
   return false;
 }
 
@@ -615,7 +615,7 @@ Status DevicePath::stage(cuda::Runtime& runtime, std::vector<Task>& tasks) {
 // All ranks that had to meet have met.
 Status DevicePath::go(cuda::Runtime& runtime, std::vector<Task>& tasks) {
   for (const Task& task : tasks)
-    if (Communicator::Impl* impl = task.host->impl(); impl->broken()) return impl->error();
+    if (Communicator::Impl* impl = task.host->impl(); impl->broken()) return impl->first_error();
   TUTTI_RETURN_IF_ERROR(launch_on_peers(tasks));
   return stage(runtime, tasks);
 }

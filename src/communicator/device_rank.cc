@@ -20,7 +20,7 @@ std::shared_ptr<DeviceRank> Communicator::Impl::device_rank() const {
 }
 
 Status Communicator::Impl::run_on_device(const DeviceOperation& op) {
-  if (broken()) return error();
+  if (broken()) return first_error();
   TUTTI_RETURN_IF_ERROR(usable());
   if (!op.transfer())
     TUTTI_RETURN_IF_ERROR(

@@ -15,7 +15,7 @@ class DeviceRank final : public DevicePath::Host {
   Communicator::Impl* impl() const override { return &impl_; }
   Rank rank() const override { return impl_.rank(); }
   uint32_t ranks() const override { return impl_.ranks(); }
-  Status usable() const override { return impl_.error(); }
+  Status usable() const override { return impl_.first_error(); }
   bool blocking() const override { return true; }
   void post(std::function<Status()> body, std::function<void(const Status&)> done) override;
   bool here() const override { return impl_.on_worker(); }

@@ -10,6 +10,7 @@
 #include "kernels/cpu/kernels.h"
 #include "src/algorithms/algorithms.h"
 #include "src/communicator/device_rank.h"
+#include "src/communicator/one_sided_channel.h"
 
 namespace tutti {
 namespace {
@@ -54,6 +55,8 @@ size_t Communicator::Impl::KeyHash::operator()(const CallKey& k) const {
                            static_cast<uint64_t>(k.dtype) << 8 | static_cast<uint64_t>(k.op));
   return mix(h, uint64_t{k.root} << 1 | k.in_place);
 }
+
+Communicator::Impl::Impl() = default;
 
 Communicator::Impl::~Impl() {
   device_rank_ = nullptr;  // first: it waits for its streams, whose calls may run here
@@ -132,9 +135,7 @@ Status Communicator::Impl::run(const Call& call) {
     group_calls_.push_back(call);
     return {};
   }
-  if (pending_.load(std::memory_order_acquire) != 0 && !on_worker())
-    return submit([this, call] { return execute(call); }).wait();
-  return execute(call);
+  return in_turn([this, call] { return execute(call); });
 }
 
 // The progress thread's calls and the caller's take turns: those of streams come at any time.
@@ -155,19 +156,9 @@ bool Communicator::Impl::enter_beside() {
   return in_call_.compare_exchange_strong(seen, Occupant::beside, std::memory_order_acquire);
 }
 
-// One caller at a time, a healthy communicator, and not a forked child.
-template <class Body>
-Status Communicator::Impl::guarded(Body&& body) {
-  if (broken_.load(std::memory_order_acquire)) return error();
-  TUTTI_RETURN_IF_ERROR(usable());
-  if (!enter_call())
-    return Status(Code::invalid_usage,
-                  fmt::format("rank {}: two threads call the same communicator at once", rank_));
-  Status status = abort_requested_.load(std::memory_order_relaxed) ? check({}, rank_) : Status();
-  if (bootstrap_->revoked() != nullptr) status = adopted_error().value_or(error());
-  if (status.ok()) status = body();
-  leave_call();
-  return status;
+Status Communicator::Impl::two_callers() const {
+  return Status(Code::invalid_usage,
+                fmt::format("rank {}: two threads call the same communicator at once", rank_));
 }
 
 Status Communicator::Impl::execute(const Call& call) {
@@ -304,14 +295,12 @@ Status Communicator::Impl::run_transfers(std::vector<Transfer> transfers) {
     group_transfers_.insert(group_transfers_.end(), transfers.begin(), transfers.end());
     return {};
   }
-  auto body = [this, transfers = std::move(transfers)] {
+  return in_turn([this, transfers = std::move(transfers)] {
     return guarded([&] {
       Status status = exchange_->run(transfers);
       return settle(std::move(status), "send/recv");
     });
-  };
-  if (pending_.load(std::memory_order_acquire) != 0 && !on_worker()) return submit(body).wait();
-  return body();
+  });
 }
 
 Status Communicator::Impl::group_start() {
@@ -337,28 +326,41 @@ Status Communicator::Impl::group_end() {
 
 // --- waiting: errors, abort, lateness, disagreement
 
-Status Communicator::Impl::check(Clock::duration waited, Rank waiting_for) {
-  if (abort_requested_.load(std::memory_order_acquire)) {
-    std::lock_guard lock(error_mutex_);
-    return Status(Code::aborted, fmt::format("rank {}: aborted: {}", rank_, abort_reason_));
-  }
+Status Communicator::Impl::abortion() const {
+  if (!abort_requested_.load(std::memory_order_acquire)) return {};
+  std::lock_guard lock(error_mutex_);
+  return Status(Code::aborted, fmt::format("rank {}: aborted: {}", rank_, abort_reason_));
+}
+
+Status Communicator::Impl::examine() {
   Status lost;
   for (const auto& t : router_->transports())
     if (Status s = t->progress(); !s.ok() && lost.ok()) lost = std::move(s);
   if (std::optional<Status> posted = adopted_error()) return *posted;
-  TUTTI_RETURN_IF_ERROR(lost);
+  return lost;
+}
+
+Status Communicator::Impl::check(Clock::duration waited, Rank waiting_for) {
+  TUTTI_RETURN_IF_ERROR(abortion());
+  TUTTI_RETURN_IF_ERROR(examine());
   if (waited > k_compare_after && waiting_for != rank_) {
     TUTTI_RETURN_IF_ERROR(bootstrap_->progress());
     TUTTI_RETURN_IF_ERROR(compare_calls(waiting_for, waited));
     TUTTI_RETURN_IF_ERROR(check_presence(waiting_for, waited));
   }
+  return check_patience(waited, waiting_for, nullptr, &late_reported_);
+}
+
+Status Communicator::Impl::check_patience(Clock::duration waited, Rank waiting_for,
+                                          const char* doing, bool* late) {
   if (wait_callback_ && waited > k_call_back_after) TUTTI_RETURN_IF_ERROR(wait_callback_());
   const double seconds = std::chrono::duration<double>(waited).count();
-  if (seconds > config_.late_after && !late_reported_) report_late(waited, waiting_for);
+  const auto what = [&] { return doing != nullptr ? doing : describe_call(record_); };
+  if (seconds > config_.late_after && !std::exchange(*late, true))
+    report_late(waited, waiting_for, what());
   if (config_.timeout > 0 && seconds > config_.timeout)
-    return Status(Code::timeout,
-                  fmt::format("rank {}: waited {:.1f} s for {} in {}", rank_, seconds,
-                              describe_peer(waiting_for), describe_call(record_)));
+    return Status(Code::timeout, fmt::format("rank {}: waited {:.1f} s for {} in {}", rank_,
+                                             seconds, describe_peer(waiting_for), what()));
   return {};
 }
 
@@ -400,12 +402,11 @@ Status Communicator::Impl::check_presence(Rank peer, Clock::duration waited) con
   return Status(Code::remote_error, describe_peer(peer) + " has left the communicator");
 }
 
-void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for) {
-  late_reported_ = true;
+void Communicator::Impl::report_late(Clock::duration waited, Rank waiting_for,
+                                     const std::string& doing) {
   std::string text =
-      fmt::format("rank {}: {} is late: {:.1f} s without progress, waiting for {}", rank_,
-                  describe_call(record_), std::chrono::duration<double>(waited).count(),
-                  describe_peer(waiting_for));
+      fmt::format("rank {}: {} is late: {:.1f} s without progress, waiting for {}", rank_, doing,
+                  std::chrono::duration<double>(waited).count(), describe_peer(waiting_for));
   if (std::optional<CallRecord> theirs = router_->transport(waiting_for).peer_call(waiting_for))
     text += fmt::format(", whose latest call is {}", describe_call(*theirs));
   std::function<void(const std::string&)> callback;
@@ -448,13 +449,13 @@ Status Communicator::Impl::settle(Status status, const char* what) {
   if (!reads_peers_) return status;
   std::atomic_thread_fence(std::memory_order_acquire);
   for (const auto& t : router_->transports())
-    if (t->capabilities().pull && t->posted_error()) return adopted_error().value_or(error());
+    if (t->capabilities().pull && t->posted_error()) return adopted_error().value_or(first_error());
   return status;
 }
 
 // The caller learns which call failed; the first cause of all ranks wins.
 Status Communicator::Impl::finish(Status status, const char* what) {
-  if (broken_.load(std::memory_order_acquire)) return error();
+  if (broken_.load(std::memory_order_acquire)) return first_error();
   // Where the peers' calls are known, a mismatch is told with both sides.
   if (status.code() == Code::invalid_usage && *what == '\0')
     for (Rank r = 0; r < ranks_; ++r)
@@ -524,9 +525,20 @@ std::optional<Status> Communicator::Impl::adopted_error() {
   return std::nullopt;
 }
 
-Status Communicator::Impl::error() const {
+Status Communicator::Impl::first_error() const {
   std::lock_guard lock(error_mutex_);
   return first_error_;
+}
+
+Status Communicator::Impl::error() {
+  if (!broken() && usable().ok() && enter_beside()) {
+    Status found = examine();
+    if (found.ok()) found = bootstrap_->progress();
+    if (found.ok() && channel_ != nullptr) found = channel_->error();
+    if (!found.ok()) static_cast<void>(finish(std::move(found), "no call of this rank"));
+    leave_call();
+  }
+  return first_error();
 }
 
 void Communicator::Impl::abort(const std::string& reason) {
@@ -539,7 +551,7 @@ void Communicator::Impl::abort(const std::string& reason) {
   if (const auto device = device_rank()) device->device_path().stop();
   // A running call notices by itself; otherwise tell the peers from here.
   if (!enter_beside()) return;
-  static_cast<void>(latch(check({}, rank_), rank_));
+  static_cast<void>(latch(abortion(), rank_));
   leave_call();
 }
 

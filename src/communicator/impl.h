@@ -88,8 +88,19 @@ class Communicator::Impl final : public Monitor {
   Status group_start();
   Status group_end();
 
+  // One-sided, see communicator.h.
+  class OneSidedChannel;
+  Result<Window> register_window(void* memory, size_t bytes);
+  Status deregister_window(const Window& window);
+  Status put_signal(const void* data, size_t bytes, Rank peer, const Window& window, size_t offset,
+                    uint64_t signal);
+  Status signal(Rank peer, uint64_t signal);
+  Status wait_signals(std::span<const SignalCount> counts);
+  Status open_one_sided();
+
   void abort(const std::string& reason);
-  Status error() const;
+  Status error();
+  Status first_error() const;  // without a look at the peers
   Status finalize(Clock::duration patience);
   std::string explain(const Call& call);
   Result<double> estimate(const Call& call);
@@ -114,7 +125,7 @@ class Communicator::Impl final : public Monitor {
 
   // --- beside calls: for device_path.h and its watchdog (beside.cc). From any thread.
   bool broken() const { return broken_.load(std::memory_order_acquire); }
-  // Takes note of what peers have said and of who is gone; error().
+  // Takes note of what peers have said and of who is gone; first_error().
   Status look(std::vector<Rank>* gone);
   // Latches an error that no call has found. False: a call runs, ask again.
   bool fail(const Status& status, Rank culprit);
@@ -170,7 +181,7 @@ class Communicator::Impl final : public Monitor {
     std::vector<std::byte> staged;  // this rank's input, moved away or times premul_sum's scalar
   };
 
-  Impl() = default;
+  Impl();
   Status start(std::unique_ptr<Bootstrap> bootstrap, const Key& key, Deadline deadline);
   Status make_transports(const std::vector<PeerIdentity>& peers, const Key& key, Deadline deadline);
   // Fills what of the placement only all ranks together know; `agreed`: rank 0's Tuning, encoded.
@@ -186,6 +197,9 @@ class Communicator::Impl final : public Monitor {
   Status execute(const Call& call);  // inline, on whichever thread
   template <class Body>
   Status guarded(Body&& body);
+  // Behind the asynchronous work that was issued before.
+  template <class Body>
+  Status in_turn(Body&& body);
   Status validate(const Call& call) const;
   bool in_place(const Call& call) const;
   Result<Entry*> entry_for(const Call& call);
@@ -200,6 +214,12 @@ class Communicator::Impl final : public Monitor {
   Status finish(Status status, const char* what);
   Status settle(Status status, const char* what);
 
+  // What the connections know by now: deaths, errors that peers have posted. Never waits.
+  Status examine();
+  Status abortion() const;
+  // Lateness and the deadline of `doing` (null: the current collective); and the program may have
+  // signals to handle.
+  Status check_patience(Clock::duration waited, Rank waiting_for, const char* doing, bool* late);
   Status latch(Status status, Rank culprit);
   std::optional<Status> adopted_error();
   std::vector<Rank> known_lost();
@@ -211,7 +231,7 @@ class Communicator::Impl final : public Monitor {
   static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
   Status check_presence(Rank peer, Clock::duration waited) const;
-  void report_late(Clock::duration waited, Rank waiting_for);
+  void report_late(Clock::duration waited, Rank waiting_for, const std::string& doing);
   std::string explain(const Entry& entry, const Call& call) const;
   std::string describe_call(const CallRecord& record) const;
   std::string describe_peer(Rank peer) const;
@@ -231,7 +251,15 @@ class Communicator::Impl final : public Monitor {
                      std::vector<Rank>* awaited);
   void collect_lost();
   Status usable() const;
+  Status two_callers() const;
   std::string describe_peers(const std::vector<Rank>& ranks) const;
+
+  Result<Window> agree_on_window(uint32_t number, void* memory, size_t bytes);
+  Status open_channel(uint32_t number, void* memory, size_t bytes);
+  Status check_window(const Window& window, const char* what) const;
+  Status check_one_sided(const char* what, Rank peer) const;
+  template <class Body>
+  Status one_sided(const char* what, Body&& body);
 
   Rank rank_ = 0;
   uint32_t ranks_ = 1;
@@ -279,7 +307,12 @@ class Communicator::Impl final : public Monitor {
   std::string abort_reason_;
   std::function<void(const std::string&)> late_callback_;
   std::function<Status()> wait_callback_;
-  bool finalized_ = false;
+  std::atomic<bool> finalized_{false};
+
+  // One-sided calls.
+  std::unique_ptr<OneSidedChannel> channel_;  // null until the first window with memory
+  uint32_t windows_made_ = 0;
+  const std::shared_ptr<const int> window_owner_ = std::make_shared<const int>(0);
 
   // The progress thread of asynchronous operations; started by the first.
   std::mutex work_mutex_;
@@ -293,5 +326,34 @@ class Communicator::Impl final : public Monitor {
   std::shared_ptr<DeviceRank>
       device_rank_;  // made by the first call on device buffers; error_mutex_
 };
+
+// One caller at a time, a healthy communicator, and not a forked child.
+template <class Body>
+Status Communicator::Impl::guarded(Body&& body) {
+  if (broken_.load(std::memory_order_acquire)) return first_error();
+  TUTTI_RETURN_IF_ERROR(usable());
+  if (!enter_call()) return two_callers();
+  Status status = abort_requested_.load(std::memory_order_relaxed) ? check({}, rank_) : Status();
+  if (bootstrap_->revoked() != nullptr) status = adopted_error().value_or(first_error());
+  if (status.ok()) status = body();
+  leave_call();
+  return status;
+}
+
+template <class Body>
+Status Communicator::Impl::in_turn(Body&& body) {
+  if (pending_.load(std::memory_order_acquire) != 0 && !on_worker())
+    return submit(std::forward<Body>(body)).wait();
+  return body();
+}
+
+// What every rank gives, by rank.
+template <class T>
+Result<std::vector<T>> Communicator::Impl::share(const T& mine) {
+  std::vector<T> all(ranks_);
+  TUTTI_RETURN_IF_ERROR(
+      run({Collective::all_gather, &mine, all.data(), sizeof(T), DType::uint8, {}, 0}));
+  return all;
+}
 
 }  // namespace tutti

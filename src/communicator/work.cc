@@ -1,6 +1,6 @@
 // Asynchronous operations: one progress thread per communicator, started by the first of them.
 #include "src/communicator/device_rank.h"
-#include "src/communicator/impl.h"
+#include "src/communicator/one_sided_channel.h"
 
 namespace tutti {
 
@@ -63,7 +63,8 @@ void Communicator::Impl::work_loop() {
 
 // Outstanding work is done (or fails, when broken) before the goodbye.
 Status Communicator::Impl::finalize(Clock::duration patience) {
-  if (finalized_) return error();
+  if (finalized_) return first_error();
+  const bool forked = fork_guard_ != nullptr && *static_cast<volatile char*>(fork_guard_) == 0;
   // What streams still hold may run on the progress thread.
   if (const auto device = device_rank()) device->device_path().drain();
   {
@@ -73,10 +74,12 @@ Status Communicator::Impl::finalize(Clock::duration patience) {
   work_changed_.notify_one();
   if (worker_.joinable()) worker_.join();
   finalized_ = true;
-  const bool forked = fork_guard_ != nullptr && *static_cast<volatile char*>(fork_guard_) == 0;
+  const bool alone = enter_call();  // nobody looks meanwhile, nor afterwards
+  if (channel_ != nullptr) channel_->close(patience, forked);
   if (router_ != nullptr && !forked)
     for (const auto& t : router_->transports()) t->close(Clock::now() + patience);
-  return error();
+  if (alone) leave_call();
+  return first_error();
 }
 
 }  // namespace tutti
