@@ -544,12 +544,12 @@ ncclResult_t pncclRecv(void* recvbuff, size_t count, ncclDataType_t datatype, in
 typedef struct {
   int opCnt;   // signals to wait for
   int peer;    // from whom
-  int sigIdx;  // 0
-  int ctx;     // 0
+  int sigIdx;  // 0 to config.numRmaSig - 1
+  int ctx;     // 0 to config.numRmaCtx - 1
 } ncclWaitSignalDesc_t;
 
-// One-sided: writes into a window of `peer` and then raises a signal there. See docs/nccl.md for
-// what is served.
+// One-sided, the peer makes no call: writes into what `peer` registered with `peerWin`, at an
+// offset in bytes, and then raises a signal there. Complete when localbuff may be reused.
 ncclResult_t ncclPutSignal(const void* localbuff, size_t count, ncclDataType_t datatype, int peer,
                            ncclWindow_t peerWin, size_t peerWinOffset, int sigIdx, int ctx,
                            unsigned int flags, ncclComm_t comm, cudaStream_t stream);

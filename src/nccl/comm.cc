@@ -10,6 +10,7 @@
 #include "src/nccl/errors.h"
 #include "src/nccl/log.h"
 #include "src/nccl/pointers.h"
+#include "src/nccl/windows.h"
 
 namespace tutti::nccl {
 namespace {
@@ -132,12 +133,13 @@ bool Comm::forked() const { return fork_epoch_ != g_fork_epoch.load(std::memory_
 // The communicator, and the real one where it cannot be made later.
 Result<std::unique_ptr<Communicator>> Comm::make_all(const Make& make) {
   const Kinds& elsewhere = settings_.fallback;
-  if (elsewhere.empty()) return make();
   // Before the others are kept waiting.
-  if (auto found = RealComm::library(elsewhere); !found) return found.status();
+  if (!elsewhere.empty())
+    if (auto found = RealComm::library(elsewhere); !found) return found.status();
   Result<std::unique_ptr<Communicator>> made = make();
-  if (made && *made != nullptr && elsewhere.has(Operation::Kind::send))
-    TUTTI_RETURN_IF_ERROR(make_real(**made));
+  if (!made || *made == nullptr) return made;
+  if (settings_.rma_eager && settings_.rma()) TUTTI_RETURN_IF_ERROR((*made)->open_one_sided());
+  if (elsewhere.has(Operation::Kind::send)) TUTTI_RETURN_IF_ERROR(make_real(**made));
   return made;
 }
 
@@ -220,6 +222,7 @@ Status Comm::check(Operation* op) {
   TUTTI_RETURN_IF_ERROR(usable());
   const uint32_t n = ranks();
   if (n == 0) return {};  // a split in this group: checked when it runs
+  if (op->one_sided()) return check_one_sided(op);
   auto bad = [&](std::string why) {
     return invalid_argument(fmt::format("rank {}: {}", rank(), why));
   };
@@ -236,6 +239,60 @@ Status Comm::check(Operation* op) {
       return status.with_context(fmt::format("rank {}", rank()));
   op->checked = true;
   return {};
+}
+
+Status Comm::check_signal(Operation::Signal signal, int peer) const {
+  const auto bad = [&](std::string why) {
+    return invalid_argument(fmt::format("rank {}: {}", rank(), why));
+  };
+  if (peer < 0 || static_cast<uint32_t>(peer) >= ranks())
+    return bad(fmt::format("peer {} of {} ranks", peer, ranks()));
+  if (signal.index < 0 || signal.index >= settings_.rma_signals)
+    return bad(fmt::format("sigIdx is {} of {} signals (config.numRmaSig)", signal.index,
+                           settings_.rma_signals));
+  if (signal.context < 0 || signal.context >= settings_.rma_contexts)
+    return bad(fmt::format("ctx is {} of {} contexts (config.numRmaCtx)", signal.context,
+                           settings_.rma_contexts));
+  return {};
+}
+
+Status Comm::check_one_sided(Operation* op) {
+  const auto bad = [&](std::string why) {
+    return invalid_argument(fmt::format("rank {}: {}", rank(), why));
+  };
+  if (!settings_.rma())
+    return invalid_usage(fmt::format(
+        "rank {}: the communicator has no one-sided calls: config.numRmaCtx or numRmaSig is 0",
+        rank()));
+  for (const ncclWaitSignalDesc_t& wait : op->waits) {
+    TUTTI_RETURN_IF_ERROR(check_signal({wait.sigIdx, wait.ctx}, wait.peer));
+    if (wait.opCnt < 0) return bad(fmt::format("opCnt of peer {} is {}", wait.peer, wait.opCnt));
+  }
+  if (op->kind != Operation::Kind::wait_signal)
+    TUTTI_RETURN_IF_ERROR(check_signal(op->signal, op->root));
+  op->checked = true;
+  if (op->kind != Operation::Kind::put_signal) return {};
+
+  if (op->datatype < 0 || op->datatype >= ncclNumTypes)
+    return bad(fmt::format("unknown datatype {}", op->datatype));
+  const size_t element = size_of(op->dtype());
+  if (op->count > SIZE_MAX / 2 / element) return bad(fmt::format("count {} overflows", op->count));
+  Result<WindowEntry> window = find_window(*this, op->window);
+  if (!window) return window.status();
+  const size_t bytes = op->count * element,
+               room = window->window.bytes(static_cast<Rank>(op->root));
+  if (window->on_device || (room == 0 && bytes > 0))
+    return invalid_usage(fmt::format(
+        "rank {}: rank {} offers nothing in this window: one-sided calls serve no device "
+        "memory, and nothing where config.numRmaCtx or numRmaSig is 0",
+        rank(), window->on_device ? static_cast<int>(rank()) : op->root));
+  if (op->offset > room || bytes > room - op->offset)
+    return bad(fmt::format("{} bytes at {} of the window of rank {}, which has {} bytes", bytes,
+                           op->offset, op->root, room));
+  op->target = window->window;
+  if (bytes == 0) return {};
+  if (op->send == nullptr) return bad("the buffer is null");
+  return check_places(op->send, bytes, nullptr, 0).with_context(fmt::format("rank {}", rank()));
 }
 
 BufferBytes Comm::bytes_of(const Operation& op) const {
@@ -292,8 +349,35 @@ Status Comm::run(const Operation& op) {
       return c.send(op.send, op.count, dtype, root);
     case Kind::recv:
       return c.recv(op.recv, op.count, dtype, root);
+    case Kind::put_signal:
+    case Kind::signal:
+    case Kind::wait_signal:
+      return run_one_sided(op);
   }
   return Status(Code::internal_error, "an operation of no kind");
+}
+
+Status Comm::run_one_sided(const Operation& op) {
+  Communicator& c = *communicator_;
+  const auto peer = static_cast<Rank>(op.root);
+  if (op.kind == Operation::Kind::signal) return c.signal(peer, op.signal.number());
+  if (op.kind == Operation::Kind::put_signal)
+    return c.put_signal(op.send, op.count * size_of(op.dtype()), peer, op.target, op.offset,
+                        op.signal.number());
+  std::vector<SignalCount> counts;
+  for (const ncclWaitSignalDesc_t& wait : op.waits)
+    counts.push_back({static_cast<Rank>(wait.peer), static_cast<uint64_t>(wait.opCnt),
+                      Operation::Signal{wait.sigIdx, wait.ctx}.number()});
+  return c.wait_signals(counts);
+}
+
+Result<Window> Comm::offer_window(void* memory, size_t bytes) {
+  TUTTI_RETURN_IF_ERROR(usable());
+  const bool offers = settings_.rma();
+  Result<Window> made =
+      communicator_->register_window(offers ? memory : nullptr, offers ? bytes : 0);
+  if (!made) return explain(made.status());
+  return made;
 }
 
 std::shared_ptr<RealComm> Comm::real() const {
@@ -335,11 +419,9 @@ Collective collective_of(Operation::Kind kind) {
       return Collective::gather;
     case Kind::scatter:
       return Collective::scatter;
-    case Kind::send:
-    case Kind::recv:
-      break;
+    default:
+      return Collective::send_recv;
   }
-  return Collective::send_recv;
 }
 
 Result<double> Comm::estimate(std::span<const Operation> operations) {
@@ -349,8 +431,8 @@ Result<double> Comm::estimate(std::span<const Operation> operations) {
   size_t sent = 0, received = 0;  // bytes of transfers
   for (const Operation& op : operations) {
     const size_t bytes = op.count * size_of(op.dtype());
-    if (op.transfer()) {
-      (op.kind == Operation::Kind::send ? sent : received) += bytes;
+    if (op.transfer() || op.one_sided()) {
+      (op.kind == Operation::Kind::recv ? received : sent) += bytes;
       continue;
     }
     const Result<double> one = communicator_->estimate(
@@ -366,11 +448,12 @@ Result<double> Comm::estimate(std::span<const Operation> operations) {
 }
 
 // Peers that group the same calls in another order still meet: collectives keep their order among
-// themselves, and transfers come after all of them, as in NCCL.
+// themselves, transfers come after all of them, and one-sided calls, in their order, last, as in
+// NCCL.
 Status Comm::execute(std::span<Operation> operations) {
   TUTTI_RETURN_IF_ERROR(usable());
   const Kinds& elsewhere = settings_.fallback;
-  size_t transfers = 0, fallbacks = 0;
+  size_t transfers = 0, fallbacks = 0, one_sided = 0;
   std::vector<Operation> on_device;  // found out only now: the communicator was being made
   for (Operation& op : operations) {
     if (!op.checked) TUTTI_RETURN_IF_ERROR(check(&op));
@@ -379,17 +462,26 @@ Status Comm::execute(std::span<Operation> operations) {
     fallbacks += elsewhere.has(op.kind);
     if (elsewhere.has(op.kind)) continue;
     transfers += op.transfer();
-    if (!op.transfer())
+    one_sided += op.one_sided();
+    if (!op.transfer() && !op.one_sided())
       if (Status status = run(op); !status.ok()) return explain(std::move(status));
   }
   if (!on_device.empty())
     TUTTI_RETURN_IF_ERROR(enqueue_on_devices({{shared_from_this(), std::move(on_device)}}));
   if (fallbacks > 0) TUTTI_RETURN_IF_ERROR(run_fallbacks(operations));
-  if (transfers == 0) return {};
+  if (transfers > 0) TUTTI_RETURN_IF_ERROR(run_transfers(operations, transfers));
+  for (const Operation& op : operations)
+    if (one_sided > 0 && op.one_sided())
+      if (Status status = run(op); !status.ok()) return explain(std::move(status));
+  return {};
+}
+
+Status Comm::run_transfers(std::span<const Operation> operations, size_t transfers) {
   if (transfers > 1) static_cast<void>(communicator_->group_start());
   Status status;
   for (const Operation& op : operations)
-    if (op.transfer() && !op.on_device && !elsewhere.has(op.kind) && status.ok()) status = run(op);
+    if (op.transfer() && !op.on_device && !settings_.fallback.has(op.kind) && status.ok())
+      status = run(op);
   if (transfers > 1)
     if (Status end = communicator_->group_end(); status.ok()) status = std::move(end);
   return explain(std::move(status));

@@ -37,6 +37,13 @@ struct Settings {
   bool blocking = true;
   std::string name;
   Kinds fallback;  // operations of a real NCCL
+  // One-sided calls: contexts (0: there are none) and signals in each; connected with the
+  // communicator, or with its first window.
+  int rma_contexts = 1;
+  int rma_signals = 1;
+  bool rma_eager = false;
+
+  bool rma() const { return rma_contexts > 0 && rma_signals > 0; }
 };
 // `config` null: `defaults`. Errors: invalid_argument naming the attribute.
 Result<Settings> read_config(const ncclConfig_t* config, const Settings& defaults);
@@ -105,11 +112,14 @@ class Comm : public std::enable_shared_from_this<Comm> {
   BufferBytes bytes_of(const Operation& operation) const;
   // Checks the arguments and resolves the reduction operator.
   Status check(Operation* operation);
-  // Collectives in order, then the transfers together. Blocks; one thread at a time.
+  // Collectives in order, then the transfers together, then one-sided calls in order. Blocks; one
+  // thread at a time.
   Status execute(std::span<Operation> operations);
   // Seconds that execute() would take, by the tuner's prices; waits until the communicator is
   // ready.
   Result<double> estimate(std::span<const Operation> operations);
+  // Collective; null and 0: this rank offers no memory.
+  Result<Window> offer_window(void* memory, size_t bytes);
   // Runs the operation: inline, or on the lane behind what is queued. On a communicator with
   // blocking = 0 it says in_progress.
   Status perform(Operation* operation);
@@ -155,7 +165,11 @@ class Comm : public std::enable_shared_from_this<Comm> {
   Result<std::unique_ptr<Communicator>> make_all(const Make& make);
   Status resolve(Operation* operation);
   Status check_buffers(Operation* operation) const;
+  Status check_one_sided(Operation* operation);
+  Status check_signal(Operation::Signal signal, int peer) const;
+  Status run_one_sided(const Operation& operation);
   Status run(const Operation& operation);
+  Status run_transfers(std::span<const Operation> operations, size_t transfers);
   Status run_fallbacks(std::span<const Operation> operations);
   Status make_real(Communicator& here);
   std::shared_ptr<RealComm> real() const;

@@ -84,6 +84,12 @@ Result<Settings> read_config(const ncclConfig_t* given, const Settings& defaults
       return invalid_argument(
           fmt::format("config.minCTAs is {}, more than config.maxCTAs, {}", least, most));
     if (config->blocking != NCCL_CONFIG_UNDEF_INT) settings.blocking = config->blocking == 1;
+    const auto take = [](int value, auto* setting) {
+      if (value != NCCL_CONFIG_UNDEF_INT) *setting = value;
+    };
+    take(config->numRmaCtx, &settings.rma_contexts);
+    take(config->numRmaSig, &settings.rma_signals);
+    take(config->rmaEagerInit, &settings.rma_eager);
     if (config->commName != nullptr) settings.name = config->commName;
   }
   // The environment wins over the program, as in NCCL.

@@ -78,6 +78,7 @@ ncclResult_t pncclCommQueryProperties(ncclComm_t comm, ncclCommProperties_t* pro
     known.cudaDev = known.nvmlDev = found.comm->device();
     known.nLsaTeams = known.nRanks;  // each rank is its own
     known.ginMinStride = 1;
+    known.hostRmaSupport = found.comm->settings().rma();
     const size_t size = std::min(props->size, sizeof known);
     std::memcpy(reinterpret_cast<char*>(props) + k_header,
                 reinterpret_cast<const char*>(&known) + k_header, size - k_header);

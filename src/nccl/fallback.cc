@@ -227,6 +227,10 @@ ncclResult_t RealComm::call(const Operation& op, ncclDataType_t type, ncclRedOp_
       return f.ncclSend(op.send, op.count, type, op.root, comm, op.stream);
     case Kind::recv:
       return f.ncclRecv(op.recv, op.count, type, op.root, comm, op.stream);
+    case Kind::put_signal:
+    case Kind::signal:
+    case Kind::wait_signal:
+      break;  // never handed over
   }
   return ncclInternalError;
 }

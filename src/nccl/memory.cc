@@ -3,8 +3,10 @@
 
 #include "src/cuda/runtime.h"
 #include "src/nccl/api.h"
+#include "src/nccl/group.h"
 #include "src/nccl/life.h"
 #include "src/nccl/pointers.h"
+#include "src/nccl/windows.h"
 
 namespace tutti::nccl {
 namespace {
@@ -17,7 +19,7 @@ struct Registration {
 };
 
 using RegistrationTable = HandleTable<Registration, 2>;
-using WindowTable = HandleTable<Registration, 3>;
+using WindowTable = HandleTable<WindowEntry, 3>;
 
 RegistrationTable& registrations() {
   static auto* table = new RegistrationTable;
@@ -28,18 +30,16 @@ WindowTable& windows() {
   return *table;
 }
 
-Status check_range(void* buffer, size_t bytes) {
+Result<Place> place_of_range(void* buffer, size_t bytes) {
   if (buffer == nullptr) return invalid_argument("the buffer is null");
   if (bytes == 0) return invalid_argument("a buffer of 0 bytes");
-  return common_place(nullptr, 0, buffer, bytes).status();
+  return common_place(nullptr, 0, buffer, bytes);
 }
 
-template <class Table>
-Result<void*> enroll(Table& table, std::set<const void*>& own, Comm& comm, void* buffer,
-                     size_t bytes) {
-  TUTTI_RETURN_IF_ERROR(check_range(buffer, bytes));
+template <class Table, class Entry>
+Result<void*> enroll(Table& table, std::set<const void*>& own, Comm& comm, Entry entry) {
   std::lock_guard lock(comm.memory_mutex());
-  void* handle = table.add(std::make_shared<Registration>(Registration{buffer, bytes}));
+  void* handle = table.add(std::make_shared<Entry>(std::move(entry)));
   if (handle == nullptr) return Status(Code::system_error, "too many registrations");
   own.insert(handle);
   return handle;
@@ -56,6 +56,42 @@ Status dismiss(Table& table, std::set<const void*>& own, Comm& comm, const void*
   return {};
 }
 
+// Collective, so that every rank knows how much each of the others offers. Device memory is not.
+Status make_window(Comm& comm, WindowEntry entry, ncclWindow_t* out) {
+  Result<Window> made = comm.offer_window(entry.on_device ? nullptr : entry.buffer,
+                                          entry.on_device ? 0 : entry.bytes);
+  if (!made) return made.status();
+  entry.window = std::move(*made);
+  Result<void*> handle = enroll(windows(), comm.windows(), comm, std::move(entry));
+  if (handle) *out = static_cast<ncclWindow_t>(*handle);
+  return handle.status();
+}
+
+Status register_window(ncclComm_t handle, void* buffer, size_t bytes, ncclWindow_t* out,
+                       int flags) {
+  constexpr int k_known =
+      NCCL_WIN_COLL_SYMMETRIC | NCCL_WIN_STRICT_ORDERING | NCCL_WIN_GIN_ONLY | NCCL_WIN_CFT_COUNTED;
+  Found found = find(handle);
+  if (!found.status.ok()) return found.status;
+  if (out == nullptr) return invalid_argument("the pointer to the window is null");
+  *out = nullptr;
+  TUTTI_RETURN_IF_ERROR(found.comm->usable());
+  if ((flags & ~k_known) != 0)
+    return invalid_argument(fmt::format("unknown window flags {:#x}", flags & ~k_known));
+  if (reinterpret_cast<uintptr_t>(buffer) % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
+    return invalid_argument(fmt::format("the buffer {} is not aligned to {} bytes", buffer,
+                                        NCCL_WIN_REQUIRED_ALIGNMENT));
+  Result<Place> place = place_of_range(buffer, bytes);
+  if (!place) return place.status();
+  std::shared_ptr<Comm> comm = found.comm.shared();
+  auto body = [comm, out, entry = WindowEntry{buffer, bytes, *place == Place::device, Window()}] {
+    return make_window(*comm, entry, out);
+  };
+  if (!Group::open()) return comm->perform(std::move(body));
+  Group::mine().add(comm, true, std::move(body));
+  return {};
+}
+
 // Device memory where the calling thread has a device: its context is current. Null: it has none.
 cuda::Runtime* current_runtime(std::shared_ptr<cuda::Runtime>* keep) {
   if (!driver_is_loaded()) return nullptr;
@@ -68,6 +104,17 @@ cuda::Runtime* current_runtime(std::shared_ptr<cuda::Runtime>* keep) {
 }
 
 }  // namespace
+
+Result<WindowEntry> find_window(Comm& comm, ncclWindow_t handle) {
+  if (handle == nullptr)
+    return invalid_argument(fmt::format("rank {}: the window is null", comm.rank()));
+  WindowTable::Pin window = windows().pin(handle);
+  std::lock_guard lock(comm.memory_mutex());
+  if (!window || comm.windows().count(handle) == 0)
+    return invalid_argument(fmt::format("rank {}: {} is no window of this communicator",
+                                        comm.rank(), static_cast<void*>(handle)));
+  return *window;
+}
 
 void forget_memory(Comm& comm) {
   std::lock_guard lock(comm.memory_mutex());
@@ -125,8 +172,9 @@ ncclResult_t pncclCommRegister(const ncclComm_t comm, void* buff, size_t size, v
     if (!found.status.ok()) return found.status;
     if (handle == nullptr) return invalid_argument("the pointer to the handle is null");
     *handle = nullptr;
+    if (Result<Place> place = place_of_range(buff, size); !place) return place.status();
     Result<void*> made =
-        enroll(registrations(), found.comm->registrations(), *found.comm, buff, size);
+        enroll(registrations(), found.comm->registrations(), *found.comm, Registration{buff, size});
     if (made) *handle = *made;
     return made.status();
   });
@@ -144,22 +192,8 @@ ncclResult_t pncclCommDeregister(const ncclComm_t comm, void* handle) {
 
 ncclResult_t pncclCommWindowRegister(ncclComm_t comm, void* buff, size_t size, ncclWindow_t* win,
                                      int winFlags) {
-  return answer("ncclCommWindowRegister", [&]() -> Status {
-    constexpr int k_known = NCCL_WIN_COLL_SYMMETRIC | NCCL_WIN_STRICT_ORDERING | NCCL_WIN_GIN_ONLY |
-                            NCCL_WIN_CFT_COUNTED;
-    Found found = find(comm);
-    if (!found.status.ok()) return found.status;
-    if (win == nullptr) return invalid_argument("the pointer to the window is null");
-    *win = nullptr;
-    if ((winFlags & ~k_known) != 0)
-      return invalid_argument(fmt::format("unknown window flags {:#x}", winFlags & ~k_known));
-    if (reinterpret_cast<uintptr_t>(buff) % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
-      return invalid_argument(fmt::format("the buffer {} is not aligned to {} bytes", buff,
-                                          NCCL_WIN_REQUIRED_ALIGNMENT));
-    Result<void*> made = enroll(windows(), found.comm->windows(), *found.comm, buff, size);
-    if (made) *win = static_cast<ncclWindow_t>(*made);
-    return made.status();
-  });
+  return answer("ncclCommWindowRegister",
+                [&] { return in_group(register_window(comm, buff, size, win, winFlags)); });
 }
 
 ncclResult_t pncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t win) {
@@ -167,7 +201,10 @@ ncclResult_t pncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t win) {
     Found found = find(comm);
     if (!found.status.ok()) return found.status;
     if (win == nullptr) return {};
-    return dismiss(windows(), found.comm->windows(), *found.comm, win, "window");
+    Result<WindowEntry> entry = find_window(*found.comm, win);
+    if (!entry) return entry.status();
+    TUTTI_RETURN_IF_ERROR(dismiss(windows(), found.comm->windows(), *found.comm, win, "window"));
+    return found.comm->communicator()->deregister_window(entry->window);
   });
 }
 
@@ -177,11 +214,8 @@ ncclResult_t pncclWinGetUserPtr(ncclComm_t comm, ncclWindow_t win, void** outUse
     if (!found.status.ok()) return found.status;
     if (outUserPtr == nullptr) return invalid_argument("the pointer to the answer is null");
     *outUserPtr = nullptr;
-    WindowTable::Pin window = windows().pin(win);
-    std::lock_guard lock(found.comm->memory_mutex());
-    if (!window || found.comm->windows().count(win) == 0)
-      return invalid_argument(fmt::format("rank {}: {} is no window of this communicator",
-                                          found.comm->rank(), static_cast<void*>(win)));
+    Result<WindowEntry> window = find_window(*found.comm, win);
+    if (!window) return window.status();
     *outUserPtr = window->buffer;
     return {};
   });

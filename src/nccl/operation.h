@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "src/nccl/public.h"
 #include "tutti/communicator.h"
@@ -20,6 +21,9 @@ struct Operation {
     scatter,
     send,
     recv,
+    put_signal,
+    signal,
+    wait_signal,
   };
   Kind kind = Kind::all_reduce;
   const void* send = nullptr;
@@ -31,6 +35,9 @@ struct Operation {
   cudaStream_t stream = nullptr;  // of device buffers, and for a real NCCL
 
   bool transfer() const { return kind == Kind::send || kind == Kind::recv; }
+  bool one_sided() const {
+    return kind == Kind::put_signal || kind == Kind::signal || kind == Kind::wait_signal;
+  }
   bool reduces() const {
     return kind == Kind::all_reduce || kind == Kind::reduce_scatter || kind == Kind::reduce;
   }
@@ -40,10 +47,23 @@ struct Operation {
   }
   DType dtype() const { return static_cast<DType>(datatype); }
 
+  // Of one-sided calls.
+  struct Signal {
+    int index = 0, context = 0;
+    uint64_t number() const {
+      return static_cast<uint64_t>(context) << 32 | static_cast<uint32_t>(index);
+    }
+  };
+  Signal signal;
+  ncclWindow_t window = nullptr;
+  size_t offset = 0;                        // bytes
+  std::vector<ncclWaitSignalDesc_t> waits;  // of wait_signal
+
   // Filled by Comm::check().
   bool checked = false;
   bool on_device = false;  // its buffers are
   Reduction reduction;
+  Window target;                      // what `window` stands for
   const void* late_scalar = nullptr;  // ncclScalarDevice: read when the operation runs
 };
 

@@ -27,14 +27,17 @@ ncclResult_t transfer(const char* function, Operation::Kind kind, const void* se
   });
 }
 
-// One-sided calls need a peer that takes part without calling; see docs/nccl.md.
-Status one_sided(ncclComm_t comm) {
-  Found found = find(comm);
-  if (!found.status.ok()) return in_group(std::move(found.status));
-  return in_group(invalid_usage(
-      fmt::format("rank {}: tutti has no one-sided operations (hostRmaSupport is false in "
-                  "ncclCommQueryProperties); use ncclSend and ncclRecv",
-                  found.comm->rank())));
+Operation one_sided(Operation::Kind kind, int peer, int index, int context, cudaStream_t stream) {
+  Operation o;
+  o.kind = kind;
+  o.root = peer;
+  o.signal = {index, context};
+  o.stream = stream;
+  return o;
+}
+
+Status check_flags(unsigned int flags) {
+  return flags == 0 ? Status() : invalid_argument(fmt::format("flags are {:#x}, not 0", flags));
 }
 
 Status check_sim_info(const ncclSimInfo_t* info) {
@@ -67,17 +70,40 @@ ncclResult_t pncclRecv(void* recvbuff, size_t count, ncclDataType_t datatype, in
                   stream);
 }
 
-ncclResult_t pncclPutSignal(const void*, size_t, ncclDataType_t, int, ncclWindow_t, size_t, int,
-                            int, unsigned int, ncclComm_t comm, cudaStream_t) {
-  return answer("ncclPutSignal", [&] { return one_sided(comm); });
+ncclResult_t pncclPutSignal(const void* localbuff, size_t count, ncclDataType_t datatype, int peer,
+                            ncclWindow_t peerWin, size_t peerWinOffset, int sigIdx, int ctx,
+                            unsigned int flags, ncclComm_t comm, cudaStream_t stream) {
+  return answer("ncclPutSignal", [&]() -> Status {
+    if (Status status = check_flags(flags); !status.ok()) return in_group(std::move(status));
+    Operation o = one_sided(Operation::Kind::put_signal, peer, sigIdx, ctx, stream);
+    o.send = localbuff;
+    o.count = count;
+    o.datatype = static_cast<int>(datatype);
+    o.window = peerWin;
+    o.offset = peerWinOffset;
+    return submit(&o, comm);
+  });
 }
 
-ncclResult_t pncclSignal(int, int, int, unsigned int, ncclComm_t comm, cudaStream_t) {
-  return answer("ncclSignal", [&] { return one_sided(comm); });
+ncclResult_t pncclSignal(int peer, int sigIdx, int ctx, unsigned int flags, ncclComm_t comm,
+                         cudaStream_t stream) {
+  return answer("ncclSignal", [&]() -> Status {
+    if (Status status = check_flags(flags); !status.ok()) return in_group(std::move(status));
+    Operation o = one_sided(Operation::Kind::signal, peer, sigIdx, ctx, stream);
+    return submit(&o, comm);
+  });
 }
 
-ncclResult_t pncclWaitSignal(int, ncclWaitSignalDesc_t*, ncclComm_t comm, cudaStream_t) {
-  return answer("ncclWaitSignal", [&] { return one_sided(comm); });
+ncclResult_t pncclWaitSignal(int nDesc, ncclWaitSignalDesc_t* signalDescs, ncclComm_t comm,
+                             cudaStream_t stream) {
+  return answer("ncclWaitSignal", [&]() -> Status {
+    if (nDesc < 0 || (nDesc > 0 && signalDescs == nullptr))
+      return in_group(invalid_argument(nDesc < 0 ? fmt::format("{} descriptors", nDesc)
+                                                 : "the array of descriptors is null"));
+    Operation o = one_sided(Operation::Kind::wait_signal, 0, 0, 0, stream);
+    o.waits.assign(signalDescs, signalDescs + nDesc);
+    return submit(&o, comm);
+  });
 }
 
 ncclResult_t pncclGroupStart(void) {
