@@ -710,6 +710,9 @@ TEST_P(Death, OfAPeerIsToldToThoseWhoWaitAndThoseWhoAsk) {
     if (result != ncclRemoteError) return "the death is " + std::to_string(result) + ": " + text;
     if (text.find("rank 2") == std::string::npos && text.find("peer 2") == std::string::npos)
       return "it names nobody: " + text;
+    // Whoever shrinks revokes, and that would be what the other one is told.
+    ++board.rounds;
+    while (board.rounds.load() < 2) usleep(200);
     int dead = 2, x = 1;
     ncclComm_t rest = nullptr;
     TELL(ncclCommShrink(comm, &dead, 1, &rest, nullptr, NCCL_SHRINK_ABORT));
