@@ -1,3 +1,4 @@
+// link: tutti_bootstrap
 // Fuzzes text that users and other ranks give: addresses, interface lists, ids, packed addresses.
 // (Settings themselves live above the bootstrap room; their parsers are these and number readers.)
 #include <cstddef>

@@ -1,3 +1,4 @@
+// link: tutti_bootstrap
 // Fuzzes what a stranger can say before it has proven anything, and the frames after that: the
 // handshake as server and as client, and Channel's decoder.
 #include <sys/socket.h>

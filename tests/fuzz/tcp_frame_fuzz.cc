@@ -1,3 +1,4 @@
+// link: tutti_transports
 // Fuzzes what a tcp connection parses: headers, control payloads, cards, and frames into an inbox.
 #include <algorithm>
 #include <cstring>
