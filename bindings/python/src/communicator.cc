@@ -17,10 +17,13 @@ Status issue_all(Communicator& c, const std::vector<Prepared>& prepared) {
   TUTTI_RETURN_IF_ERROR(c.group_start());
   Status first;
   for (const Prepared& p : prepared)
-    if (Status s = p.operation.issue(c); !s.ok() && first.ok()) first = std::move(s);
+    if (!p.operation.one_sided())
+      if (Status s = p.operation.issue(c); !s.ok() && first.ok()) first = std::move(s);
   // Ended in any case, so that the communicator is not left inside a group.
-  Status ended = c.group_end();
-  return first.ok() ? ended : first;
+  if (Status ended = c.group_end(); first.ok()) first = std::move(ended);
+  for (const Prepared& p : prepared)
+    if (p.operation.one_sided() && first.ok()) first = p.operation.issue(c);
+  return first;
 }
 
 }  // namespace

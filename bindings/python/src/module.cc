@@ -246,6 +246,50 @@ void bind_collectives(CommunicatorClass& c) {
         return issue<k_async>(self, prepare_recv(self.place("recv"), r, peer));
       },
       "Receives recvbuf from peer.", a_must, "peer"_a, nb::kw_only(), a_stream);
+  const std::string signal = ", signal_index: int = 0, context: int = 0, flags: int = 0";
+  const auto a_index = nb::arg("signal_index") = 0, a_context = nb::arg("context") = 0,
+             a_flags = nb::arg("flags") = 0;
+  method(
+      "put_signal", nullptr,
+      ", local_buffer: " TUTTI_ARRAY
+      ", peer: int, peer_window: Window, peer_window_offset: int = 0" +
+          signal + stream,
+      [](PyCommunicator& self, nb::handle s, int64_t peer, const RegisteredWindow& window,
+         int64_t offset, int64_t index, int64_t context, int64_t flags, nb::handle stream_) {
+        check_stream("put_signal", stream_);
+        return issue<k_async>(self, prepare_put_signal(self.place("put_signal"), s, peer, window,
+                                                       offset, index, context, flags));
+      },
+      "Writes local_buffer into what peer registered with peer_window, from item "
+      "peer_window_offset on, and then raises a signal there. peer makes no call. Returns when "
+      "local_buffer may be reused.",
+      nb::arg("local_buffer"), "peer"_a, "peer_window"_a, nb::arg("peer_window_offset") = 0,
+      a_index, a_context, a_flags, nb::kw_only(), a_stream);
+  method(
+      "signal", nullptr, ", peer: int" + signal + stream,
+      [](PyCommunicator& self, int64_t peer, int64_t index, int64_t context, int64_t flags,
+         nb::handle stream_) {
+        check_stream("signal", stream_);
+        return issue<k_async>(self,
+                              prepare_signal(self.place("signal"), peer, index, context, flags));
+      },
+      "Raises a signal at peer, after all that was put there before.", "peer"_a, a_index, a_context,
+      a_flags, nb::kw_only(), a_stream);
+  method(
+      "wait_signal", nullptr, ", descs: WaitSignalDesc | Sequence[WaitSignalDesc]" + stream,
+      [](PyCommunicator& self,
+         const std::variant<WaitSignalDesc, std::vector<WaitSignalDesc>>& descs,
+         nb::handle stream_) {
+        check_stream("wait_signal", stream_);
+        const auto* one = std::get_if<WaitSignalDesc>(&descs);
+        return issue<k_async>(
+            self, prepare_wait_signal(
+                      self.place("wait_signal"),
+                      one != nullptr ? std::vector<WaitSignalDesc>{*one} : std::get<1>(descs)));
+      },
+      "Returns when the signals that the descriptors count have come, and takes them; what was put "
+      "before each is in place.",
+      nb::arg("descs"), nb::kw_only(), a_stream);
   method(
       "barrier", nullptr, "", [](PyCommunicator& self) { return issue<k_async>(self, Prepared{}); },
       "Returns (or is done) when every rank has called it.");
@@ -286,8 +330,9 @@ UniqueId grow_id(PyCommunicator& self) {
 }
 
 PyCommunicator* grow(PyCommunicator& self, uint32_t ranks, const UniqueId* id,
-                     const Config* config) {
+                     std::optional<Rank> rank, const Config* config) {
   std::shared_ptr<Communicator> c = self.get();
+  if (rank) throw nb::value_error("grow: old ranks keep theirs; a new one enters with init()");
   std::optional<Config> settings;
   std::optional<UniqueId> entrance;
   if (config != nullptr) settings = *config;
@@ -344,15 +389,16 @@ void bind_life_cycle(CommunicatorClass& c) {
   c.def("agree", &agree, "flags"_a = ~uint64_t{0}, "timeout"_a = 30.0,
         "(flags, failed): the AND of the survivors' flags and the union of the failed ranks that "
         "they know, the same on each.");
-  c.def("split", &split, "color"_a.none(), "key"_a = 0, "config"_a = nb::none(),
-        nb::sig("def split(self, color: int | None, key: int = 0, config: Config | None = None) -> "
-                "Communicator | None"),
+  c.def("split", &split, "color"_a.none() = nb::none(), "key"_a = 0, "config"_a = nb::none(),
+        nb::sig("def split(self, color: int | None = None, key: int = 0, config: Config | None = "
+                "None) -> Communicator | None"),
         "Collective: ranks of the same color form a communicator, ordered by key. None opts out.");
   c.def(
       "shrink", &shrink, "exclude_ranks"_a, "config"_a = nb::none(),
       "Called by every rank that is not excluded, with the same set: a communicator without them.");
   c.def("get_unique_id", &grow_id, "The id under which new ranks enter: see grow().");
-  c.def("grow", &grow, "nranks"_a, "unique_id"_a = nb::none(), "config"_a = nb::none(),
+  c.def("grow", &grow, "nranks"_a, "unique_id"_a = nb::none(), "rank"_a = nb::none(),
+        "config"_a = nb::none(),
         "Collective with Communicator.init() of the new ranks: a communicator of nranks ranks. The "
         "rank that called get_unique_id() passes the id.");
   c.def(
@@ -402,6 +448,29 @@ void bind_life_cycle(CommunicatorClass& c) {
       "buffer"_a, nb::sig("def register_buffer(self, buffer: " TUTTI_ARRAY ") -> Buffer"),
       "Looks at an array once. The result stands for it in calls and saves a microsecond each.");
   c.def(
+      "create_pre_mul_sum",
+      [](PyCommunicator& s, double scalar, nb::handle) {
+        s.get();
+        return PreMulSum{scalar};
+      },
+      "scalar"_a, "datatype"_a.none() = nb::none(),
+      nb::sig("def create_pre_mul_sum(self, scalar: float, datatype: object = None) -> PreMulSum"),
+      "tutti.premul_sum(scalar) under nccl4py's name; the type is that of the call.");
+  c.def(
+      "register_window",
+      [](PyCommunicator& s, nb::handle buffer, nb::handle) {
+        RegisteredWindow window;
+        Prepared p = prepare_register_window(s.place("register_window"), buffer, &window);
+        window.communicator = s.get();
+        s.run(std::move(p));
+        return window;
+      },
+      "buffer"_a, "flags"_a.none() = nb::none(),
+      nb::sig("def register_window(self, buffer: " TUTTI_ARRAY ", flags: int | None = None) -> "
+              "Window"),
+      "Collective: every rank offers a writable array, whose sizes may differ, for put_signal() of "
+      "the others. flags, NCCL's, have no effect. Inside a group the window is there at its end.");
+  c.def(
       "__enter__", [](nb::handle self) { return nb::borrow(self); },
       nb::sig("def __enter__(self) -> Communicator"));
   c.def(
@@ -450,6 +519,8 @@ void bind_values(nb::module_& m) {
       .def_static(
           "from_bytes", [](nb::bytes data) { return id_from_bytes("UniqueId.from_bytes", data); },
           "data"_a)
+      .def_prop_ro("as_bytes",
+                   [](const UniqueId& id) { return nb::bytes(id.bytes.data(), id.bytes.size()); })
       .def("__bytes__",
            [](const UniqueId& id) { return nb::bytes(id.bytes.data(), id.bytes.size()); })
       .def(
@@ -491,10 +562,38 @@ void bind_values(nb::module_& m) {
                   "A sentence for each TUTTI_* variable that nothing reads.");
 
   nb::class_<RegisteredBuffer>(m, "Buffer", "An array that register_buffer() has looked at.")
-      .def("deregister", [](RegisteredBuffer& b) { b.view = MemoryView(); })
-      .def_prop_ro("nbytes",
+      .def("close", [](RegisteredBuffer& b) { b.view = MemoryView(); })
+      .def_prop_ro("is_valid", [](RegisteredBuffer& b) { return !b.view.element().name.empty(); })
+      .def_prop_ro("size",
                    [](RegisteredBuffer& b) { return b.view.items() * b.view.element().bytes(); });
   RegisteredBuffer::type = reinterpret_cast<PyTypeObject*>(nb::type<RegisteredBuffer>().ptr());
+
+  nb::class_<RegisteredWindow>(m, "Window",
+                               "Memory that every rank offers the others; keeps this rank's alive.")
+      .def("close", &RegisteredWindow::close,
+           "This rank offers it no longer. Local: peers must not put into it any more.")
+      .def_prop_ro("is_valid", &RegisteredWindow::valid)
+      .def_prop_ro(
+          "size",
+          [](const RegisteredWindow& w) { return w.view.items() * w.view.element().bytes(); },
+          "Bytes of this rank's memory.")
+      .def(
+          "size_of", [](const RegisteredWindow& w, Rank rank) { return w.window->bytes(rank); },
+          "rank"_a, "Bytes that `rank` offers.")
+      .def_prop_ro("user_ptr", [](const RegisteredWindow& w) {
+        return reinterpret_cast<uintptr_t>(w.view.data());
+      });
+  nb::class_<WaitSignalDesc>(m, "WaitSignalDesc", "Signals of a peer to wait for.")
+      .def(
+          "__init__",
+          [](WaitSignalDesc* self, int64_t peer, int64_t op_count, int64_t index, int64_t context) {
+            new (self) WaitSignalDesc{peer, op_count, index, context};
+          },
+          "peer"_a, "op_count"_a = 1, "signal_index"_a = 0, "context"_a = 0)
+      .def_rw("peer", &WaitSignalDesc::peer)
+      .def_rw("op_count", &WaitSignalDesc::op_count)
+      .def_rw("signal_index", &WaitSignalDesc::signal_index)
+      .def_rw("context", &WaitSignalDesc::context);
 
   nb::class_<SharedMemory>(
       m, "SharedMemory", nb::type_slots(shared_memory_slots),

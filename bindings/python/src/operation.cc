@@ -179,6 +179,17 @@ Status Operation::issue(Communicator& c) const {
     case Kind::all_to_all_v:
       return c.all_to_all_v(send, counts->send, counts->send_offsets, recv, counts->recv,
                             counts->recv_offsets, dtype);
+    case Kind::register_window: {
+      Result<Window> made = c.register_window(recv, count * size_of(dtype));
+      if (made) *window = std::move(*made);
+      return made.status();
+    }
+    case Kind::put_signal:
+      return c.put_signal(send, count * size_of(dtype), root, *window, offset, signal);
+    case Kind::signal:
+      return c.signal(root, signal);
+    case Kind::wait_signal:
+      return c.wait_signals(waits);
     case Kind::collective:
       break;
   }
@@ -419,6 +430,90 @@ Prepared prepare_recv(const Place& place, nb::handle recv, int64_t peer) {
   p.recv = MemoryView(recv, true, recv_of(place));
   p.operation = transfer(Operation::Kind::recv, p.recv, r);
   p.operation.recv = p.recv.data();
+  return p;
+}
+
+// --- one-sided
+
+void RegisteredWindow::close() {
+  if (communicator == nullptr) return;
+  if (*window) {
+    nb::gil_scoped_release without_gil;
+    static_cast<void>(communicator->deregister_window(*window));
+  }
+  communicator.reset();
+  view = MemoryView();
+}
+
+namespace {
+
+// Which signal of the library a context and an index are.
+uint64_t signal_number(const Place& place, int64_t index, int64_t context) {
+  constexpr int64_t k_most = std::numeric_limits<int32_t>::max();
+  if (index < 0 || index > k_most)
+    throw_value_error({place.call, "signal_index"}, fmt::format("is {}", index));
+  if (context < 0 || context > k_most)
+    throw_value_error({place.call, "context"}, fmt::format("is {}", context));
+  return static_cast<uint64_t>(context) << 32 | static_cast<uint64_t>(index);
+}
+
+void check_flags(const Place& place, int64_t flags) {
+  if (flags != 0) throw_value_error({place.call, "flags"}, fmt::format("is {}, not 0", flags));
+}
+
+}  // namespace
+
+Prepared prepare_register_window(const Place& place, nb::handle buffer, RegisteredWindow* window) {
+  Prepared p;
+  const ArgumentName name{place.call, "buffer"};
+  window->view = MemoryView(buffer, true, name);
+  p.recv = MemoryView(buffer, true, name);  // until it is registered
+  if (window->view.items() == 0) throw_value_error(name, "has no items");
+  p.operation = transfer(Operation::Kind::register_window, window->view, 0);
+  p.operation.recv = window->view.data();
+  p.operation.window = window->window;
+  return p;
+}
+
+Prepared prepare_put_signal(const Place& place, nb::handle local_buffer, int64_t peer,
+                            const RegisteredWindow& window, int64_t offset, int64_t signal_index,
+                            int64_t context, int64_t flags) {
+  Prepared p;
+  const Rank r = check_rank(place, "peer", peer);
+  check_flags(place, flags);
+  if (window.communicator == nullptr) throw_value_error({place.call, "peer_window"}, "was closed");
+  p.send = MemoryView(local_buffer, false, {place.call, "local_buffer"});
+  const size_t item = p.send.element().bytes();
+  if (offset < 0 || static_cast<uint64_t>(offset) > std::numeric_limits<size_t>::max() / 2 / item)
+    throw_value_error({place.call, "peer_window_offset"}, fmt::format("is {}", offset));
+  p.operation = transfer(Operation::Kind::put_signal, p.send, r);
+  p.operation.send = p.send.data();
+  p.operation.window = window.window;
+  p.operation.offset = static_cast<size_t>(offset) * item;
+  p.operation.signal = signal_number(place, signal_index, context);
+  return p;
+}
+
+Prepared prepare_signal(const Place& place, int64_t peer, int64_t signal_index, int64_t context,
+                        int64_t flags) {
+  Prepared p;
+  check_flags(place, flags);
+  p.operation.kind = Operation::Kind::signal;
+  p.operation.root = check_rank(place, "peer", peer);
+  p.operation.signal = signal_number(place, signal_index, context);
+  return p;
+}
+
+Prepared prepare_wait_signal(const Place& place, const std::vector<WaitSignalDesc>& descs) {
+  Prepared p;
+  p.operation.kind = Operation::Kind::wait_signal;
+  for (const WaitSignalDesc& d : descs) {
+    if (d.op_count < 0)
+      throw_value_error({place.call, "op_count"}, fmt::format("is {}", d.op_count));
+    p.operation.waits.push_back({check_rank(place, "peer", d.peer),
+                                 static_cast<uint64_t>(d.op_count),
+                                 signal_number(place, d.signal_index, d.context)});
+  }
   return p;
 }
 

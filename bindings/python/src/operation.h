@@ -17,8 +17,37 @@ struct PreMulSum {
 };
 using Operator = std::variant<ReduceOp, PreMulSum>;
 
+// Memory that every rank offers the others, from register_window(): the view keeps this rank's
+// alive. Ends with close(), or with its last user. Made and destroyed with the GIL.
+struct RegisteredWindow {
+  MemoryView view;
+  std::shared_ptr<Communicator> communicator;
+  std::shared_ptr<Window> window = std::make_shared<Window>();  // filled when the call runs
+
+  RegisteredWindow() = default;
+  RegisteredWindow(RegisteredWindow&&) = default;
+  RegisteredWindow& operator=(RegisteredWindow&&) = delete;
+  ~RegisteredWindow() { close(); }
+  bool valid() const { return communicator != nullptr && static_cast<bool>(*window); }
+  void close();
+};
+
+// What wait_signal() waits for.
+struct WaitSignalDesc {
+  int64_t peer = 0, op_count = 1, signal_index = 0, context = 0;
+};
+
 struct Operation {
-  enum class Kind : unsigned char { collective, all_to_all_v, send, recv };
+  enum class Kind : unsigned char {
+    collective,
+    all_to_all_v,
+    send,
+    recv,
+    register_window,
+    put_signal,
+    signal,
+    wait_signal,
+  };
   struct Counts {
     std::vector<size_t> send, send_offsets, recv, recv_offsets;
   };
@@ -32,6 +61,13 @@ struct Operation {
   Reduction reduction;
   Rank root = 0;  // or peer
   std::shared_ptr<const Counts> counts;
+
+  // One-sided: run after the others of a group, in their order.
+  bool one_sided() const { return kind >= Kind::register_window; }
+  std::shared_ptr<Window> window;
+  size_t offset = 0;  // in bytes
+  uint64_t signal = 0;
+  std::vector<SignalCount> waits;
 
   Status issue(Communicator& communicator) const;
 };
@@ -65,5 +101,13 @@ Prepared prepare_gather(const Place&, nb::handle send, nb::handle recv, int64_t 
 Prepared prepare_scatter(const Place&, nb::handle send, nb::handle recv, int64_t root);
 Prepared prepare_send(const Place&, nb::handle send, int64_t peer);
 Prepared prepare_recv(const Place&, nb::handle recv, int64_t peer);
+// `window` gets its view and where the result will be.
+Prepared prepare_register_window(const Place&, nb::handle buffer, RegisteredWindow* window);
+Prepared prepare_put_signal(const Place&, nb::handle local_buffer, int64_t peer,
+                            const RegisteredWindow& window, int64_t offset, int64_t signal_index,
+                            int64_t context, int64_t flags);
+Prepared prepare_signal(const Place&, int64_t peer, int64_t signal_index, int64_t context,
+                        int64_t flags);
+Prepared prepare_wait_signal(const Place&, const std::vector<WaitSignalDesc>& descs);
 
 }  // namespace tutti::python

@@ -315,3 +315,50 @@ def grows(comm: tutti.Communicator) -> list[int]:
         told = [int(word) for word in newcomer.stdout.read().split()]
         assert newcomer.wait(30) == 0
     return [big.rank, big.nranks, int(x[0]), int(y[0]), *told]
+
+
+def one_sided(comm: tutti.Communicator) -> str:
+    """Rings of puts into windows of other sizes; nobody receives."""
+    n, rank, ranks = 5000, comm.rank, comm.nranks
+    right, left = (rank + 1) % ranks, (rank - 1) % ranks
+    memory = tutti.zeros(n + rank) if rank % 2 else np.zeros(n + rank, "float32")
+    window = comm.register_window(memory)
+    assert window.is_valid and window.size == memory.nbytes and window.size_of(right) == 4 * (n + right)
+    for step in range(1, 6):
+        edge = np.full(7, rank * 100 + step, "float32")
+        comm.put_signal(edge, right, window, n - 7)
+        edge[:] = -1  # it may be reused
+        comm.wait_signal(tutti.WaitSignalDesc(left))
+        assert (memory[n - 7:n] == left * 100 + step).all() and not memory[:n - 7].any()
+        comm.signal(left)  # ready for the next one
+        comm.wait_signal([tutti.WaitSignalDesc(right, 1)])
+    # Signals of other numbers and contexts are counted apart; asynchronous forms come in order.
+    comm.signal_async(right, signal_index=2, context=1)
+    comm.put_signal_async(np.ones(1, "float32"), right, window).wait()
+    comm.wait_signal([tutti.WaitSignalDesc(left, 1, signal_index=2, context=1), tutti.WaitSignalDesc(left)])
+    assert memory[0] == 1
+    for name, call in [
+        ("peer", lambda: comm.signal(ranks)),
+        ("context", lambda: comm.signal(right, context=-1)),
+        ("flags", lambda: comm.signal(right, flags=1)),
+        ("op_count", lambda: comm.wait_signal(tutti.WaitSignalDesc(left, -1))),
+        ("peer_window_offset", lambda: comm.put_signal(memory, right, window, -1)),
+        (f"{4 * (n + right)} bytes", lambda: comm.put_signal(np.ones(1, "float32"), right, window, n + right)),
+        ("read-only", lambda: comm.register_window(np.frombuffer(b"abc", "uint8"))),
+    ]:
+        try:
+            call()
+        except (ValueError, BufferError) as error:
+            assert name in str(error), (name, error)
+        else:
+            raise AssertionError(f"no error: {name}")
+    comm.barrier()
+    window.close()
+    assert not window.is_valid
+    try:
+        comm.put_signal(np.ones(1, "float32"), right, window)
+    except ValueError as error:
+        assert "closed" in str(error)
+    else:
+        raise AssertionError("a closed window was taken")
+    return "ok"

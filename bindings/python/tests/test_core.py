@@ -52,7 +52,8 @@ def test_every_collective_gives_what_numpy_gives():
     assert tutti.run(programs.every_dtype, 3, (DTYPES,), timeout=120) == ["ok"] * 3
 
 
-@pytest.mark.parametrize("program", [programs.kinds_of_buffers, programs.groups, programs.async_overlap])
+@pytest.mark.parametrize("program", [programs.kinds_of_buffers, programs.groups, programs.async_overlap,
+                                     programs.one_sided])
 def test_program(program):
     assert tutti.run(program, 3, timeout=60) == ["ok"] * 3
 
@@ -68,6 +69,20 @@ def test_one_thread_drives_many_communicators(threads):
         for comm, buffer in zip(threads, x):
             comm.allreduce(buffer)
     assert (x[0] == 3).all() and (x[1] == 3).all()
+
+
+def test_one_thread_puts_between_many_communicators(threads):
+    arrays = [np.zeros(4), np.zeros(4)]
+    with tutti.group():
+        windows = [comm.register_window(a) for comm, a in zip(threads, arrays)]
+    tutti.group_start()
+    for r, comm in enumerate(threads):
+        comm.put_signal(np.full(2, r + 1.0), 1 - r, windows[r], 2)
+        comm.wait_signal(tutti.WaitSignalDesc(1 - r))
+    tutti.group_end()
+    with pytest.raises(tutti.InvalidUsageError, match="no open group_start"):
+        tutti.group_end()
+    assert (arrays[0] == [0, 0, 2, 2]).all() and (arrays[1] == [0, 0, 1, 1]).all()
 
 
 def test_one_dimension_matches_any_shape_but_shapes_do_not_mix(alone):

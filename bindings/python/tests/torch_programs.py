@@ -268,6 +268,20 @@ def messages() -> None:
         raise AssertionError("no error for a message of another size")
     future = dist.all_reduce(torch.ones(3), async_op=True).get_future()
     assert future.then(lambda f: f.value()[0] * 2).wait()[0] == 2 * size
+    futures = [dist.broadcast(torch.full((1000,), float(rank)), r, async_op=True).get_future() for r in range(size)]
+    got = [f.value()[0][0] for f in torch.futures.collect_all(futures).wait()]
+    assert got == [float(r) for r in range(size)], got
+    big = torch.zeros(300000)
+    failing = dist.irecv(big, left, tag=11).get_future() if rank == 0 else None
+    if rank == size - 1:
+        dist.send(torch.zeros(1), right, tag=11)
+    if failing is not None:
+        try:
+            failing.wait()
+        except Exception as error:
+            assert "1200000 bytes" in str(error), error
+        else:
+            raise AssertionError("a future without its error")
     # Groups progress independently: the order of issue differs between ranks.
     groups = [dist.new_group(list(range(size))) for _ in range(3)]
     order = random.Random(rank).sample(range(3), 3)
@@ -280,6 +294,14 @@ def messages() -> None:
     t = torch.tensor([rank])
     dist.all_reduce(t, group=pair)
     assert int(t) == (1 if rank < 2 else 5)
+    # What FSDP's older forms call, and messages inside a group of a group.
+    world = dist.distributed_c10d._get_default_group()
+    whole = torch.zeros(size * 3)
+    world._allgather_base(whole, torch.full((3,), float(rank))).wait()
+    same(whole, torch.arange(size).repeat_interleave(3).float(), "_allgather_base")
+    part = torch.zeros(3)
+    world._reduce_scatter_base(part, torch.ones(size * 3)).wait()
+    same(part, torch.full((3,), float(size)), "_reduce_scatter_base")
     half = dist.split_group(split_ranks=[[0, 2], [1, 3]])
     t = torch.tensor([rank])
     dist.all_reduce(t, group=half)
@@ -311,8 +333,8 @@ def ddp() -> None:
     """DDP on tutti, with and without its hook, against gloo and against one process."""
     rank, size, gloo = start()
 
-    def weights(group: Any, hook: Any = None, state: Any = None) -> torch.Tensor:
-        model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.1)
+    def weights(group: Any, hook: Any = None, state: Any = None, **options: Any) -> torch.Tensor:
+        model = DistributedDataParallel(net(), process_group=group, bucket_cap_mb=0.1, **options)
         if hook is not None:
             model.register_comm_hook(state, hook)
         losses = train(model, rank, size)
@@ -330,6 +352,10 @@ def ddp() -> None:
     assert torch.allclose(fused, theirs, rtol=1e-5, atol=1e-6)
     small = weights(None, tutti.torch.ddp_hook, tutti.torch.DdpState(compress=torch.bfloat16))
     assert torch.allclose(small, theirs, rtol=0.05, atol=5e-3), float((small - theirs).abs().max())
+    # Gradients that are views of the buckets, and a graph that stays.
+    views = weights(None, gradient_as_bucket_view=True)
+    assert torch.equal(views, ours), float((views - ours).abs().max())
+    assert torch.equal(weights(None, gradient_as_bucket_view=True, static_graph=True), ours)
     # Every rank has the same bits.
     copies = [torch.zeros_like(ours) for _ in range(size)]
     for w in (ours, fused, small):

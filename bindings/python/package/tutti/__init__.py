@@ -12,6 +12,7 @@ aborts the communicator. The forms with _async behind return a Work. Errors are 
 from __future__ import annotations
 
 import atexit as _atexit
+import threading as _threading
 
 from tutti._arrays import empty, from_mpi, mem_alloc, zeros
 from tutti._core import (
@@ -23,6 +24,8 @@ from tutti._core import (
     ReduceOp,
     SharedMemory,
     UniqueId,
+    WaitSignalDesc,
+    Window,
     Work,
     close_all_resources,
 )
@@ -70,6 +73,24 @@ def group() -> Group:
     return Group()
 
 
+_open_groups = _threading.local()
+
+
+def group_start() -> None:
+    """Opens a group of this thread, for programs to which `with tutti.group():` does not fit."""
+    opened = Group()
+    opened.__enter__()
+    _open_groups.__dict__.setdefault("stack", []).append(opened)
+
+
+def group_end() -> None:
+    """Closes what this thread's last group_start() opened; the outermost runs its calls."""
+    stack = getattr(_open_groups, "stack", None)
+    if not stack:
+        raise InvalidUsageError("group_end: there is no open group_start() in this thread")
+    stack.pop().__exit__(None, None, None)
+
+
 _atexit.register(close_all_resources)
 
 __all__ = [
@@ -96,6 +117,8 @@ __all__ = [
     "TuttiError",
     "UniqueId",
     "UnsupportedError",
+    "WaitSignalDesc",
+    "Window",
     "Work",
     "close_all_resources",
     "empty",
@@ -103,6 +126,8 @@ __all__ = [
     "get_unique_id",
     "get_version",
     "group",
+    "group_end",
+    "group_start",
     "mem_alloc",
     "premul_sum",
     "run",
