@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "transports/transport.h"
 
@@ -44,32 +45,38 @@ class Waiter {
   // Call when a poll found nothing to do. Not ok: give up and return it.
   Status idle(Rank waiting_for) {
     const uint32_t n = ++idle_;
-    if (n % policy_.check_every == 0) return slow(waiting_for);
+    if (n == 1) fresh_ = true;
+    if (n % policy_.check_every == 0) return slow(Clock::now(), waiting_for);
     if (n < policy_.spins) {
       cpu_relax();
-    } else {
-      sched_yield();
+      return {};
     }
-    return {};
+    sched_yield();
+    // On a crowded machine a yield takes milliseconds; a round of them would be deaf for seconds.
+    const Clock::time_point now = Clock::now(), before = std::exchange(yielded_, now);
+    return now - before > k_long && n > policy_.spins + 1 ? slow(now, waiting_for) : Status();
   }
 
  private:
-  Status slow(Rank waiting_for) {
-    const Clock::time_point now = Clock::now();
-    if (idle_ == policy_.check_every) since_ = now;
+  static constexpr Clock::duration k_long = std::chrono::milliseconds(1);
+
+  Status slow(Clock::time_point now, Rank waiting_for) {
+    if (std::exchange(fresh_, false)) since_ = now;
     TUTTI_RETURN_IF_ERROR(monitor_.check(now - since_, waiting_for));
     if (now - since_ > policy_.block_after) {
       monitor_.block(policy_.block_for);
     } else if (idle_ >= policy_.spins) {
       sched_yield();
     }
+    yielded_ = Clock::now();
     return {};
   }
 
   const WaitPolicy& policy_;
   Monitor& monitor_;
   uint32_t idle_ = 0;
-  Clock::time_point since_{};
+  bool fresh_ = true;  // since_ is not of this wait
+  Clock::time_point since_{}, yielded_{};
 };
 
 }  // namespace tutti
