@@ -131,11 +131,8 @@ class NcclReader {
     }
     values_.required(system, "version");
     values_.whole(system, "version", 1, 2, 1);  // 2: RCCL's
-    const uint32_t copies = values_.whole<uint32_t>(system, "tutti_hosts", 1, 1u << 17, 1);
     const XmlAttribute* nvswitch = system.find("tutti_nvswitch");
-    const XmlAttribute* switches = system.find("tutti_switches");
-    if (switches != nullptr && !names_switches(switches->value))
-      values_.complain(*switches, "up to four names of switches joined by dots");
+    about(system, &all_);
     if (nvswitch != nullptr && nvswitch->value != "shared")
       values_.complain(*nvswitch, "\"shared\"");
     for (const XmlElement& e : system.children)
@@ -148,10 +145,7 @@ class NcclReader {
     if (!values_.status().ok()) return values_.status();
     std::vector<Machine> result;
     for (Host& h : hosts_) {
-      h.machine.copies = copies;
       h.machine.switch_spans_hosts = nvswitch != nullptr;
-      h.machine.name = std::string(system.get("tutti_name"));
-      if (switches != nullptr) h.machine.switches = switches->value;
       result.push_back(std::move(h.machine));
     }
     return result;
@@ -174,12 +168,25 @@ class NcclReader {
   Host& host_of(const XmlElement& e) {
     const auto [found, fresh] =
         host_index_.try_emplace(std::string(e.get("host_hash")), hosts_.size());
-    if (fresh) hosts_.emplace_back();
+    if (fresh) hosts_.emplace_back().machine = all_;
     return hosts_[found->second];
+  }
+
+  // What is tutti's own: of all hosts in <system>, of one in a <cpu> of it.
+  void about(const XmlElement& e, Machine* m) {
+    if (const XmlAttribute* name = e.find("tutti_name")) m->name = name->value;
+    if (e.find("tutti_hosts") != nullptr)
+      m->copies = values_.whole<uint32_t>(e, "tutti_hosts", 1, 1u << 17, 1);
+    const XmlAttribute* switches = e.find("tutti_switches");
+    if (switches == nullptr) return;
+    if (!names_switches(switches->value))
+      values_.complain(*switches, "up to four names of switches joined by dots");
+    m->switches = switches->value;
   }
 
   void cpu(const XmlElement& e) {
     Host& h = host_of(e);
+    about(e, &h.machine);
     Part p;
     p.kind = NodeKind::numa;
     values_.required(e, "numaid");
@@ -318,7 +325,11 @@ class NcclReader {
   }
 
   void socket_link(const XmlElement& e) {
+    const XmlAttribute* hash = e.find("host_hash");
+    if (hash != nullptr && host_index_.count(hash->value) == 0)
+      return values_.complain(*hash, "the host_hash of a <cpu>");
     for (Host& h : hosts_) {
+      if (hash != nullptr && &h != &hosts_[host_index_[hash->value]]) continue;
       const int from = values_.whole(e, "from", 0, 65535, -1);
       const int to = values_.whole(e, "to", 0, 65535, -1);
       const double speed = values_.number(e, "speed", 1, 1e9, 0);
@@ -379,20 +390,20 @@ class NcclReader {
   Values values_;
   std::vector<Host> hosts_;
   std::map<std::string, size_t> host_index_;  // by host_hash
+  Machine all_;                               // what <system> says of every host
 };
 
 class Writer {
  public:
   std::string text(const std::vector<Machine>& hosts) {
     const Machine& first = hosts.front();
-    put("<system version=\"1\"{}{}{}{}>\n",
-        first.name.empty() ? "" : fmt::format(" tutti_name=\"{}\"", xml_escape(first.name)),
-        first.copies > 1 ? fmt::format(" tutti_hosts=\"{}\"", first.copies) : "",
-        first.switch_spans_hosts ? " tutti_nvswitch=\"shared\"" : "",
-        first.switches.empty() ? ""
-                               : fmt::format(" tutti_switches=\"{}\"", xml_escape(first.switches)));
+    const bool one = hosts.size() == 1;
+    put("<system version=\"1\"");
+    if (one) about(first);
+    if (first.switch_spans_hosts) put(" tutti_nvswitch=\"shared\"");
+    put(">\n");
     for (size_t i = 0; i < hosts.size(); ++i)
-      machine(hosts[i], hosts.size() > 1 ? fmt::format("{:#x}", i + 1) : "");
+      machine(hosts[i], one ? "" : fmt::format("{:#x}", i + 1));
     return out_ + "</system>\n";
   }
 
@@ -413,8 +424,21 @@ class Writer {
     if (value > 0) put(" {}=\"{}\"", name, value);
   }
 
+  void about(const Machine& m) {
+    attribute("tutti_name", m.name);
+    if (m.copies > 1) put(" tutti_hosts=\"{}\"", m.copies);
+    attribute("tutti_switches", m.switches);
+  }
+  // Of several hosts the first processor of each says what <system> says of one.
+  void host(const std::string& hash) {
+    attribute("host_hash", hash);
+    if (!hash.empty() && !said_) about(*m_);
+    said_ = true;
+  }
+
   void machine(const Machine& m, const std::string& hash) {
     m_ = &m;
+    said_ = false;
     // NCCL has one level of processors: the innermost. What hangs on a socket of several NUMA nodes
     // goes to the first of them.
     std::vector<PartId> first_inside(m.parts.size(), k_no_part);
@@ -431,7 +455,7 @@ class Writer {
     }
     if (loose) {  // parts whose NUMA node is not known
       put("  <cpu numaid=\"-1\"");
-      attribute("host_hash", hash);
+      host(hash);
       put(">\n");
       for (PartId i = 0; i < m.parts.size(); ++i)
         if (m.parts[i].parent == k_no_part && m.parts[i].kind != NodeKind::numa) part(i, 2);
@@ -440,6 +464,7 @@ class Writer {
     for (const SocketLink& l : m.sockets) {
       put("  <link from=\"{}\" to=\"{}\"", m.parts[l.from].index, m.parts[l.to].index);
       attribute("speed", l.bandwidth * 8 / 1e6);
+      attribute("host_hash", hash);
       put("/>\n");
     }
   }
@@ -453,7 +478,7 @@ class Writer {
     attribute("vendor", p.cpu_vendor);
     attribute("familyid", p.family);
     attribute("modelid", p.model);
-    attribute("host_hash", hash);
+    host(hash);
     if (p.parent != k_no_part) attribute("tutti_package", m_->parts[p.parent].name);
     put(">\n");
     children(id, 2);
@@ -561,6 +586,7 @@ class Writer {
 
   std::string out_;
   const Machine* m_ = nullptr;
+  bool said_ = false;  // what about() writes
 };
 
 }  // namespace

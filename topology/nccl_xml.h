@@ -23,12 +23,13 @@
 // skipped.
 //
 // Some attributes are tutti's own, which NCCL skips: of <system>, tutti_hosts="18" stands for so
-// many equal hosts, tutti_nvswitch="shared" says that one NVSwitch fabric joins them all, and
-// tutti_switches="core.rack3" which switches are above them, outermost first; of <cpu>,
+// many equal hosts, tutti_name is what they are called, tutti_switches="core.rack3" which switches
+// are above them, outermost first (the three also of a <cpu>, where they are its host's alone), and
+// tutti_nvswitch="shared" says that one NVSwitch fabric joins them all; of <cpu>,
 // tutti_package names the socket that contains this and other NUMA nodes. <link from="0" to="1"
-// speed="166400"/> in <system> gives the link between two NUMA nodes (Mb/s each way), which NCCL
-// assumes; `speed` of an <nvlink> or <xgmi> (Mb/s each way of one link) its rate where the GPU's
-// generation does not say.
+// speed="166400"/> in <system> gives the link between two NUMA nodes (Mb/s each way; of all hosts,
+// or of the one that its host_hash names), which NCCL assumes; `speed` of an <nvlink> or <xgmi>
+// (Mb/s each way of one link) its rate where the GPU's generation does not say.
 #pragma once
 
 #include <string>

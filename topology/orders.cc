@@ -299,7 +299,33 @@ class Orders {
       bool complete = true;
       const Mesh& m = mesh(place, most, &complete);
       if (m.direct) return along(m, place, j, ring);
+      if (hosts_.size() > 1) return through(place, most, ring);
     }
+    turned(place, j, most, ring);
+  }
+
+  // All ranks of a host, from the one on at which the ring enters and leaves by the NICs that rings
+  // have used least (a cable carries both ways at once).
+  void through(uint32_t host, uint32_t most, std::vector<Rank>* ring) {
+    constexpr size_t k_most_turns = 64;
+    const size_t turns = std::min(ranks_of(host).size(), k_most_turns);
+    std::vector<Rank> best, turn;
+    uint32_t least = ~0u;
+    for (uint32_t j = 0; j < turns && least > 0; ++j) {
+      turn.clear();
+      turned(host, j, most, &turn);
+      const uint32_t use = entered_[t_.exit_of(turn.front())] + left_[t_.exit_of(turn.back())];
+      if (use >= least) continue;
+      least = use;
+      best = turn;
+    }
+    ++entered_[t_.exit_of(best.front())];
+    ++left_[t_.exit_of(best.back())];
+    ring->insert(ring->end(), best.begin(), best.end());
+  }
+
+  // The j-th rotation of what is in a place, each container in one piece.
+  void turned(uint32_t place, uint32_t j, uint32_t most, std::vector<Rank>* ring) {
     const Place& p = places_[place];
     const size_t children = p.inside.size(), own = p.ranks.size(), all = children + own;
     if (all == 0) return;
@@ -401,7 +427,7 @@ class Orders {
   std::vector<Mesh> meshes_;
   std::map<uint32_t, size_t> mesh_of_host_;
   std::map<std::pair<Capacity, bool>, size_t> mesh_by_capacity_;
-  std::map<NodeId, uint32_t> used_;
+  std::map<NodeId, uint32_t> used_, entered_, left_;
 };
 
 }  // namespace

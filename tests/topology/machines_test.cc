@@ -44,7 +44,7 @@ TEST(Machines, AllLoadAndAreComplete) {
   }
   for (const char* needed :
        {"dgx1-p100", "dgx1-v100", "dgx2", "dgx-a100", "dgx-h100", "gb200-nvl72", "p40x8-roce",
-        "mi300x", "cpu-2s-icelake", "cpu-2s-genoa"})
+        "mi300x", "cpu-2s-icelake", "cpu-2s-genoa", "vm-2cpu"})
     EXPECT_EQ(names.count(needed), 1u) << needed;
 }
 

@@ -105,6 +105,38 @@ TEST(NcclXml, SeveralHostsByTheirHash) {
   EXPECT_NE(t->host_of(t->node_of(0)), t->host_of(t->node_of(1)));
 }
 
+// Each host with what is its own, also the links between its processors.
+TEST(NcclXml, SeveralHostsKeepTheirNamesAndSwitches) {
+  Machine a = sample(), b = sample();
+  a.name = "left";
+  a.switches = "core.rack0";
+  b.name = "right";
+  b.switches = "core.rack1";
+  b.copies = 3;
+  a.sockets = {{0, 5, 20e9}};
+  while (a.parts[a.sockets[0].to].kind != NodeKind::numa) ++a.sockets[0].to;
+  const std::string text = to_nccl_xml({a, b});
+  const Result<std::vector<Machine>> again = parse_nccl_xml(text);
+  ASSERT_TRUE(again.ok()) << again.status().message() << "\n" << text;
+  ASSERT_EQ(again->size(), 2u);
+  for (const auto& [before, after] : {std::pair(a, again->at(0)), std::pair(b, again->at(1))}) {
+    EXPECT_EQ(after.name, before.name);
+    EXPECT_EQ(after.switches, before.switches);
+    EXPECT_EQ(after.copies, before.copies);
+    EXPECT_EQ(after.sockets, before.sockets);
+    EXPECT_EQ(after.parts, before.parts);
+  }
+  EXPECT_EQ(to_nccl_xml(*again), text);
+  // What <system> says is said of all.
+  const Result<std::vector<Machine>> both = parse_nccl_xml(
+      "<system version='1' tutti_switches='core' tutti_name='all'><cpu host_hash='0x1' "
+      "numaid='0'/><cpu host_hash='0x2' numaid='0' tutti_switches='edge'/></system>");
+  ASSERT_TRUE(both.ok()) << both.status().message();
+  EXPECT_EQ(both->at(0).switches, "core");
+  EXPECT_EQ(both->at(1).switches, "edge");
+  EXPECT_EQ(both->at(1).name, "all");
+}
+
 TEST(NcclXml, OtherLinks) {
   const Result<std::vector<Machine>> hosts =
       parse_nccl_xml(R"(<system version="1"><cpu numaid="0x0" arch="arm64">
@@ -138,6 +170,11 @@ TEST(NcclXml, ErrorsNameThePlace) {
            {"<system version='1'>\n<cpu numaid='x'/></system>",
             "line 2, column 14: expected a whole number from -1 to 65535 for numaid, found 'x'"},
            {"<system version='1'><cpu/></system>", "expected attribute numaid of <cpu>"},
+           {"<system version='1'><cpu numaid='0' tutti_switches='a b'/></system>",
+            "expected up to four names of switches joined by dots"},
+           {"<system version='1'><cpu numaid='0'/><link host_hash='7' from='0' to='1' "
+            "speed='1'/></system>",
+            "expected the host_hash of a <cpu>"},
            {"<system version='1'><cpu numaid='0'><pci class='0x030200'/></cpu></system>",
             "expected attribute busid of <pci>, found none"},
            {"<system version='1'><cpu numaid='0'><pci busid='a' link_speed='fast' "

@@ -116,6 +116,29 @@ TEST(RingOrders, ClustersUseEveryNic) {
   EXPECT_EQ(out.size(), 4u * 8u);
 }
 
+// Fewer NICs than GPUs: rings enter and leave each host by NICs of their own.
+TEST(RingOrders, RingsShareNoNic) {
+  for (const char* spec : {"node:4{nics=2x100Gb/s} gpu:8{bw=48GB/s}",
+                           "node:3{nics=4x100Gb/s} numa:2{bw=100GB/s} gpu:4{bw=48GB/s}"}) {
+    const Result<Topology> t = make_cluster(spec);
+    ASSERT_TRUE(t.ok()) << t.status().message();
+    const RingOrders o = ring_orders(*t);
+    ASSERT_EQ(o.rings.size(), spec[5] == '4' ? 2u : 4u);
+    std::map<LinkId, uint32_t> crossed;
+    Routes routes(*t);
+    std::vector<LinkId> way;
+    for (const std::vector<Rank>& ring : o.rings)
+      for (size_t i = 0; i < ring.size(); ++i) {
+        ASSERT_TRUE(routes.find(ring[i], ring[(i + 1) % ring.size()], &way));
+        for (LinkId l : way)
+          if (t->links()[l].link_class == LinkClass::nic) ++crossed[l];
+      }
+    for (const auto& [link, times] : crossed)
+      EXPECT_EQ(times, 1u) << spec << ": " << t->describe_link(link);
+    EXPECT_FALSE(crossed.empty()) << spec;
+  }
+}
+
 TEST(RingOrders, RacksSocketsAndUnevenHosts) {
   for (const char* spec : {"rack:3{bw=1GB/s} node:2{bw=1GB/s} socket:2{bw=9GB/s} core:3{bw=9GB/s}",
                            "node:3{nics=2x1GB/s} gpu:[4,1,3]{bw=9GB/s}", "gpu:1{bw=1GB/s}",
