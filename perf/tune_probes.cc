@@ -2,18 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <limits>
 #include <map>
 #include <memory>
 
+#include "src/communicator/host_report.h"
 #include "src/communicator/peers.h"
 #include "src/planner/tuner.h"
 
 namespace tutti::perf {
 namespace {
 
-constexpr size_t k_identity_bytes = 512;
 constexpr double k_slow = 0.02;  // seconds: such calls need no warming up
 
 using Clock = std::chrono::steady_clock;
@@ -52,6 +51,20 @@ Result<double> worst(Communicator& c, double mine) {
   return all;
 }
 
+// A text of every rank, on every rank.
+Result<std::vector<std::string>> gather(Communicator& c, const std::string& mine) {
+  const uint64_t size = mine.size();
+  std::vector<uint64_t> sizes(c.ranks());
+  TUTTI_RETURN_IF_ERROR(c.all_gather(&size, sizes.data(), 1, DType::uint64));
+  const size_t most = *std::max_element(sizes.begin(), sizes.end());
+  std::string padded = mine, all(most * c.ranks(), '\0');
+  padded.resize(most);
+  if (most > 0) TUTTI_RETURN_IF_ERROR(c.all_gather(padded.data(), all.data(), most, DType::uint8));
+  std::vector<std::string> texts;
+  for (Rank r = 0; r < c.ranks(); ++r) texts.push_back(all.substr(r * most, sizes[r]));
+  return texts;
+}
+
 PlanRequest request_of(const Placement& placement, const Probe& probe) {
   PlanRequest request;
   request.collective = probe.collective;
@@ -72,29 +85,36 @@ bool served(const Placement& placement, const Probe& probe) {
 }  // namespace
 
 Result<Placement> placement_of(Communicator& communicator, const Config& config) {
-  std::string mine = PeerIdentity::of_this_process(config).encode();
-  const auto size = static_cast<uint32_t>(mine.size());
-  mine.insert(0, reinterpret_cast<const char*>(&size), sizeof(size));
-  mine.resize(k_identity_bytes);
-  const uint32_t ranks = communicator.ranks();
-  std::string all(mine.size() * ranks, '\0');
-  TUTTI_RETURN_IF_ERROR(
-      communicator.all_gather(mine.data(), all.data(), mine.size(), DType::uint8));
+  Result<std::vector<std::string>> texts =
+      gather(communicator, PeerIdentity::of_this_process(config).encode());
+  if (!texts) return texts.status();
   std::vector<PeerIdentity> peers;
-  for (Rank r = 0; r < ranks; ++r) {
-    uint32_t bytes = 0;
-    std::memcpy(&bytes, all.data() + r * k_identity_bytes, sizeof(bytes));
-    const Result<PeerIdentity> p =
-        PeerIdentity::decode(all.substr(r * k_identity_bytes + sizeof(bytes), bytes));
+  for (const std::string& text : *texts) {
+    const Result<PeerIdentity> p = PeerIdentity::decode(text);
     if (!p) return p.status();
     peers.push_back(*p);
   }
-  Placement placement = place(PeerTable(peers));
+  PeerTable table(peers);
+  const std::vector<Rank> first = table.first_ranks();
+  const Rank rank = communicator.rank();
+  texts = gather(communicator, first[table.host[rank]] == rank
+                                   ? encode_report(look_at_host(config, table.hosts() > 1))
+                                   : std::string());
+  if (!texts) return texts.status();
+  std::vector<Machine> hosts;
+  for (Rank r : first) {
+    Result<Machine> host = decode_report((*texts)[r]);
+    if (!host) return host.status();
+    hosts.push_back(std::move(*host));
+  }
+  table.add_views(hosts);
+  Placement placement = place(table);
   placement.sockets_inside = config.transports == std::vector<std::string>{"tcp"};
   placement.slot_bytes = config.slot_bytes;
   const bool memory = placement.hosts == 1 && !placement.sockets_inside;
-  placement.shared = memory && ranks > 1 && ranks <= 64;
+  placement.shared = memory && communicator.ranks() > 1 && communicator.ranks() <= 64;
   placement.by_reference = memory && config.process_vm;
+  TUTTI_RETURN_IF_ERROR(follow_links(table, &placement));
   return placement;
 }
 

@@ -27,8 +27,8 @@ struct ProbeOptions {
   double seconds_each = 0.008;  // of one repetition of one probe
 };
 
-// The placement that the communicator's planner has, as far as it can be seen from outside.
-// Collective over all ranks.
+// The placement that the communicator's planner has, as far as it can be seen from outside: hosts,
+// sockets and NUMA nodes, NICs and switches as ranks tell them at init. Collective over all ranks.
 Result<Placement> placement_of(Communicator& communicator, const Config& config);
 
 // Fills `seconds` of every probe, the same on all ranks; probes that nothing serves are removed.
