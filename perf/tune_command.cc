@@ -216,6 +216,15 @@ Profile fitted(const char* what, const Profile& start, const std::vector<perf::K
   return profile;
 }
 
+// Then with ends that cost another alpha and beta at other sizes, where that explains more.
+Profile curved(Profile straight, bool network, const std::vector<ProbeSet>& sets) {
+  Profile profile = perf::fit_curves(straight, network, sets);
+  if (profile == straight) return straight;
+  fmt::print(stderr, "  with prices by size: mean error {:.0f} %\n",
+             100 * std::expm1(perf::misfit(profile, sets)));
+  return profile;
+}
+
 std::string today() {
   const std::time_t now = std::time(nullptr);
   char text[16] = {};
@@ -244,6 +253,7 @@ int tune_here(const Options& o) {
       windows.push_back(std::move(*window));
     }
     profile = fitted("messages through shared memory", profile, perf::memory_knobs(), plans);
+    profile = curved(std::move(profile), false, plans);
     profile = fitted("shared windows", profile, perf::window_knobs(), windows);
   }
   if (o.transport == "all" || o.transport == "tcp") {
@@ -254,6 +264,7 @@ int tune_here(const Options& o) {
       sets.push_back(std::move(*set));
     }
     profile = fitted("sockets over loopback", profile, perf::loopback_knobs(), sets);
+    profile = curved(std::move(profile), true, sets);
   }
   const std::string file = o.output.empty() ? default_profile_path() : o.output;
   if (file.empty()) return fail("no home to write to: name a file with -o");
@@ -346,7 +357,15 @@ int with_ranks(const Options& o, const Profile& start, Communicator& world) {
     print_check("between hosts", set, start);
     return 0;
   }
-  Profile profile = fitted("network", start, perf::network_knobs(), {set});
+  // Straight knobs would have no effect beside curves of an earlier run.
+  Profile profile = start;
+  if (profile.network_ends) {
+    profile.network_ends->send_curve = profile.network_ends->recv_curve = {};
+    const std::optional<EndCost> usual = builtin_profile().network_ends;
+    if (profile.network_ends->send == 0 && usual) profile.network_ends = usual;
+  }
+  profile = fitted("network", profile, perf::network_knobs(), {set});
+  profile = curved(std::move(profile), true, {set});
   profile.source = fmt::format("tutti tune, {} ranks on {} hosts, {}", placement->ranks,
                                placement->hosts, today());
   profile.machine = describe_machine();

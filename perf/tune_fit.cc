@@ -13,13 +13,13 @@ Knob plain(std::string name, double least, double most, double Profile::*field) 
   return {std::move(name), least, most, [field](Profile& p, double v) { p.*field = v; },
           [field](const Profile& p) { return p.*field; }};
 }
+EndCost& ends_of(Profile& p, bool network) {
+  if (!network) return p.ends;
+  return p.network_ends ? *p.network_ends : p.network_ends.emplace(p.ends);
+}
 Knob end(std::string name, double least, double most, bool network, double EndCost::*field) {
   return {std::move(name), least, most,
-          [=](Profile& p, double v) {
-            EndCost& ends =
-                network ? (p.network_ends ? *p.network_ends : p.network_ends.emplace()) : p.ends;
-            ends.*field = v;
-          },
+          [=](Profile& p, double v) { ends_of(p, network).*field = v; },
           [=](const Profile& p) { return p.ends_of(network).*field; }};
 }
 // Alpha or beta of both directions of a class.
@@ -29,6 +29,7 @@ Knob link(std::string name, double least, double most, LinkClass c,
           [=](Profile& p, double v) {
             for (LinkCost& cost : p.links[static_cast<int>(c)]) {
               cost.*field = v;
+              cost.curve = {};
               if (field == &LinkCost::beta) cost.efficiency = 1;
             }
           },
@@ -68,17 +69,56 @@ std::vector<Knob> network_knobs() {
   return knobs;
 }
 
+Profile with_curves(const Profile& profile, bool network, const std::vector<uint64_t>& sizes) {
+  Profile curved = profile;
+  EndCost& ends = ends_of(curved, network);
+  const EndCost straight = ends;
+  ends = {};
+  for (const uint64_t bytes : sizes) {
+    const double size = static_cast<double>(bytes);
+    ends.send_curve.knots.push_back({bytes, straight.sending(size)});
+    ends.recv_curve.knots.push_back({bytes, straight.receiving(size)});
+  }
+  return curved;
+}
+
+std::vector<Knob> curve_knobs(const Profile& straight, bool network,
+                              const std::vector<uint64_t>& sizes) {
+  constexpr double k_most_factor = 30;
+  std::vector<Knob> knobs;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const double size = static_cast<double>(sizes[i]);
+    const double send = straight.ends_of(network).sending(size);
+    const double recv = straight.ends_of(network).receiving(size);
+    const auto bend = [i](SizeCurve& curve, double seconds) {
+      for (size_t k = 0; k < curve.knots.size(); ++k) {
+        double& knot = curve.knots[k].seconds;
+        knot = k < i ? std::min(knot, seconds) : k > i ? std::max(knot, seconds) : seconds;
+      }
+    };
+    knobs.push_back(
+        {std::to_string(sizes[i]) + "_bytes", 1 / k_most_factor, k_most_factor,
+         [=](Profile& p, double factor) {
+           EndCost& ends = ends_of(p, network);
+           bend(ends.send_curve, send * factor);
+           bend(ends.recv_curve, recv * factor);
+         },
+         [=](const Profile& p) { return p.ends_of(network).recv_curve.knots[i].seconds / recv; }});
+  }
+  return knobs;
+}
+
 double misfit(const Profile& profile, const std::vector<ProbeSet>& sets) {
-  double sum = 0;
-  size_t count = 0;
+  double sum = 0, weights = 0;
   for (const ProbeSet& set : sets)
     for (const Probe& probe : set.probes) {
       const double p = predict_probe(set.placement, profile, probe, false).simulated;
       if (p <= 0 || probe.seconds <= 0) continue;
-      sum += std::abs(std::log(p / probe.seconds));
-      ++count;
+      const double weight = 1 / std::max(probe.spread, 1.0);
+      sum += weight * std::abs(std::log(p / probe.seconds));
+      weights += weight;
     }
-  return count > 0 ? sum / static_cast<double>(count) : 0;
+  return weights > 0 ? sum / weights : 0;
 }
 
 Profile fit(const Profile& start, const std::vector<Knob>& knobs,
@@ -103,6 +143,15 @@ Profile fit(const Profile& start, const std::vector<Knob>& knobs,
     if (!better) step = std::sqrt(step);
   }
   return best;
+}
+
+Profile fit_curves(const Profile& start, bool network, const std::vector<ProbeSet>& sets) {
+  // From a line of cache to what a slot carries.
+  const std::vector<uint64_t> sizes = {64, 1024, 16 << 10, 256 << 10};
+  constexpr double k_worth = 0.95;
+  const Profile curved =
+      fit(with_curves(start, network, sizes), curve_knobs(start, network, sizes), sets);
+  return misfit(curved, sets) < k_worth * misfit(start, sets) ? curved : start;
 }
 
 }  // namespace tutti::perf

@@ -86,11 +86,9 @@ class Simulation {
     beyond_cache_ = profile.cache_factor(largest);
     gamma_ = profile.reduce_cost(options.dtype, options.op) * beyond_cache_;
     copy_ = profile.copy * beyond_cache_;
-    for (const bool network : {false, true}) {
-      ends_[network] = profile.ends_of(network);
-      ends_[network].send_byte *= beyond_cache_;
-      ends_[network].recv_byte *= beyond_cache_;
-    }
+    for (const bool network : {false, true}) ends_[network] = profile.ends_of(network);
+    for (const auto& directions : profile.links)
+      for (const LinkCost& cost : directions) latency_by_size_ |= !cost.curve.empty();
     report_.segment_seconds.resize(layouts_.size());
     if (options.stop_after > 0)
       stop_after_ = to_time(std::min(options.stop_after, to_seconds(k_end_of_time)));
@@ -460,8 +458,9 @@ class Simulation {
     if (!s.paid) {
       s.paid = true;
       const EndCost& end = ends_[channel.network];
-      const bool again = end.send_byte > 0 && !channel.network && published(id, s);
-      occupy(id, s, end.send + (again ? 0 : end.send_byte * static_cast<double>(bytes)));
+      const bool again =
+          (end.send_byte > 0 || !end.send_curve.empty()) && !channel.network && published(id, s);
+      occupy(id, s, end.sending(again ? 0 : static_cast<double>(bytes), beyond_cache_));
     }
     if (s.clock > now_) {
       wake(id, s.clock);
@@ -530,8 +529,7 @@ class Simulation {
   }
 
   double receiving(uint32_t channel, double bytes) const {
-    const EndCost& end = ends_[channels_[channel].network];
-    return end.recv + end.recv_byte * bytes;
+    return ends_[channels_[channel].network].receiving(bytes, beyond_cache_);
   }
 
   bool recv(uint32_t id, LaneState& s) {
@@ -650,11 +648,17 @@ class Simulation {
     if (slot.record != k_none) report_.trace[slot.record].started = to_seconds(now_);
   }
 
+  Time latency_of(uint32_t c, double bytes) const {
+    double seconds = 0;
+    for (uint32_t l : network_.path(c)) seconds += profile_.alpha(topology_.links()[l], bytes);
+    return to_time(seconds);
+  }
+
   // The last byte of the message has left.
   void leave(Slot& slot) {
     const uint32_t c = slot.channel;
     ChannelState& channel = channels_[c];
-    Time latency = channel.latency;
+    Time latency = latency_by_size_ ? latency_of(c, slot.bytes) : channel.latency;
     if (options_.jitter > 0 && latency > 0)
       latency += to_time(to_seconds(latency) * options_.jitter *
                          -std::log(draw(options_.seed, c, channel.left)));
@@ -732,6 +736,7 @@ class Simulation {
   sim::Network network_;
   std::vector<Layout> layouts_;  // by segment
   double beyond_cache_ = 1, gamma_ = 0, copy_ = 0;
+  bool latency_by_size_ = false;
   EndCost ends_[2];             // inside a host, over a network
   std::vector<Time> cpu_free_;  // pool after pool; empty: every lane has a CPU of its own
 

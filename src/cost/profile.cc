@@ -73,6 +73,26 @@ class Reader {
     if (!(d >= least && d <= most)) return fail(key, what);
     *value = d;
   }
+  // Knots of a curve: [[bytes, seconds], ...], sizes and seconds rising.
+  void curve(std::string_view key, SizeCurve* value) {
+    const Json* j = find(key);
+    if (j == nullptr) return;
+    constexpr size_t k_most_knots = 64;
+    constexpr std::string_view k_what =
+        "2 to 64 knots [bytes, seconds], bytes rising, seconds from 0 to 3600 and not falling";
+    if (!j->is_array() || j->size() < 2 || j->size() > k_most_knots) return fail(key, k_what);
+    for (const Json& knot : *j) {
+      if (!knot.is_array() || knot.size() != 2 || !knot[0].is_number() || !knot[1].is_number())
+        return fail(key, k_what);
+      const double bytes = knot[0].get<double>(), s = knot[1].get<double>();
+      const bool first = value->knots.empty();
+      if (!(bytes >= 0 && bytes <= 1e15 && bytes == std::floor(bytes) && s >= 0 && s <= 3600) ||
+          (!first && (bytes <= static_cast<double>(value->knots.back().bytes) ||
+                      s < value->knots.back().seconds)))
+        return fail(key, k_what);
+      value->knots.push_back({static_cast<uint64_t>(bytes), s});
+    }
+  }
   template <class T>
   void seconds(std::string_view key, T* value) {
     number(key, 0, 3600, "seconds, 0 to 3600", value);
@@ -95,14 +115,35 @@ class Reader {
 
 Status read_link(const Json& json, const std::string& path, LinkCost* cost) {
   Reader r(json, path);
-  r.only({"alpha_s", "beta_s_per_byte", "efficiency"});
+  r.only({"alpha_s", "beta_s_per_byte", "efficiency", "seconds_by_bytes"});
   if (!r.status().ok()) return r.status();
   r.seconds("alpha_s", &cost->alpha);
   r.number("beta_s_per_byte", 1e-15, 1, "seconds per byte, 1e-15 to 1", &cost->beta);
   r.number("efficiency", 1e-6, 1e3, "a factor, 0.000001 to 1000", &cost->efficiency);
   if (cost->beta && r.find("efficiency") != nullptr)
     r.fail("efficiency", "no efficiency beside beta_s_per_byte");
+  r.curve("seconds_by_bytes", &cost->curve);
+  if (!r.status().ok() || cost->curve.empty()) return r.status();
+  for (const char* other : {"alpha_s", "beta_s_per_byte", "efficiency"})
+    if (r.find(other) != nullptr) r.fail(other, "nothing beside seconds_by_bytes");
+  const double slope = cost->curve.last_slope();
+  if (!(slope >= 1e-15 && slope <= 1))
+    r.fail("seconds_by_bytes", "a last slope of 1e-15 to 1 seconds per byte");
+  for (const SizeCurve::Knot& k : cost->curve.knots)
+    if (k.seconds < slope * static_cast<double>(k.bytes) * (1 - 1e-9))
+      r.fail("seconds_by_bytes", "no message faster than the last slope times its bytes");
   return r.status();
+}
+
+void read_end(Reader& r, const std::string& end, double* fixed, double* per_byte,
+              SizeCurve* curve) {
+  r.seconds(end + "_s", fixed);
+  r.per_byte(end + "_s_per_byte", per_byte);
+  r.curve(end + "_s_by_bytes", curve);
+  if (curve->empty()) return;
+  for (const char* other : {"_s", "_s_per_byte"})
+    if (r.find(end + other) != nullptr)
+      r.fail(end + other, "nothing beside " + end + "_s_by_bytes");
 }
 
 Status read_links(const Json& json, Profile* profile) {
@@ -156,13 +197,12 @@ Status read_kernels(const Json& json, Profile* profile) {
 Status read_ends(const Json& json, const std::string& path, EndCost* ends,
                  std::vector<std::string_view> also) {
   Reader r(json, path);
-  also.insert(also.end(), {"send_s", "recv_s", "send_s_per_byte", "recv_s_per_byte"});
+  also.insert(also.end(), {"send_s", "recv_s", "send_s_per_byte", "recv_s_per_byte",
+                           "send_s_by_bytes", "recv_s_by_bytes"});
   r.only(also);
   if (!r.status().ok()) return r.status();
-  r.seconds("send_s", &ends->send);
-  r.seconds("recv_s", &ends->recv);
-  r.per_byte("send_s_per_byte", &ends->send_byte);
-  r.per_byte("recv_s_per_byte", &ends->recv_byte);
+  read_end(r, "send", &ends->send, &ends->send_byte, &ends->send_curve);
+  read_end(r, "recv", &ends->recv, &ends->recv_byte, &ends->recv_curve);
   return r.status();
 }
 
@@ -243,23 +283,88 @@ class SyntaxError : public nlohmann::json_sax<Json> {
   int depth_ = 0;
 };
 
+Json curve_json(const SizeCurve& curve) {
+  Json json = Json::array();
+  for (const SizeCurve::Knot& k : curve.knots) json.push_back({k.bytes, k.seconds});
+  return json;
+}
+
 Json ends_json(const EndCost& ends) {
-  Json json = {{"send_s", ends.send}, {"recv_s", ends.recv}};
-  if (ends.send_byte > 0) json["send_s_per_byte"] = ends.send_byte;
-  if (ends.recv_byte > 0) json["recv_s_per_byte"] = ends.recv_byte;
+  Json json;
+  const auto end = [&](const std::string& name, double fixed, double per_byte,
+                       const SizeCurve& curve) {
+    if (!curve.empty()) {
+      json[name + "_s_by_bytes"] = curve_json(curve);
+      return;
+    }
+    json[name + "_s"] = fixed;
+    if (per_byte > 0) json[name + "_s_per_byte"] = per_byte;
+  };
+  end("send", ends.send, ends.send_byte, ends.send_curve);
+  end("recv", ends.recv, ends.recv_byte, ends.recv_curve);
   return json;
 }
 
 }  // namespace
 
-double Profile::alpha(const Link& link) const {
+double SizeCurve::last_slope() const {
+  const Knot &a = knots[knots.size() - 2], &b = knots.back();
+  return (b.seconds - a.seconds) / static_cast<double>(b.bytes - a.bytes);
+}
+
+double SizeCurve::at(double bytes) const {
+  if (bytes <= static_cast<double>(knots.front().bytes)) return knots.front().seconds;
+  size_t i = 1;
+  while (i + 1 < knots.size() && bytes > static_cast<double>(knots[i].bytes)) ++i;
+  const Knot &a = knots[i - 1], &b = knots[i];
+  return a.seconds + (bytes - static_cast<double>(a.bytes)) * (b.seconds - a.seconds) /
+                         static_cast<double>(b.bytes - a.bytes);
+}
+
+std::optional<double> LinkCost::alpha_at(double bytes) const {
+  if (curve.empty()) return alpha;
+  return std::max(0.0, curve.at(bytes) - bytes * curve.last_slope());
+}
+std::optional<double> LinkCost::beta_beyond() const {
+  return curve.empty() ? beta : std::optional<double>(curve.last_slope());
+}
+
+namespace {
+
+double end_seconds(double fixed, double per_byte, const SizeCurve& curve, double bytes,
+                   double dearer) {
+  if (curve.empty()) return fixed + dearer * per_byte * bytes;
+  const double least = curve.knots.front().seconds;
+  return least + dearer * (curve.at(bytes) - least);
+}
+
+}  // namespace
+
+double EndCost::sending(double bytes, double dearer) const {
+  return end_seconds(send, send_byte, send_curve, bytes, dearer);
+}
+double EndCost::receiving(double bytes, double dearer) const {
+  return end_seconds(recv, recv_byte, recv_curve, bytes, dearer);
+}
+
+bool Profile::by_size() const {
+  for (const auto& directions : links)
+    for (const LinkCost& c : directions)
+      if (!c.curve.empty()) return true;
+  for (const bool network : {false, true})
+    if (!ends_of(network).send_curve.empty() || !ends_of(network).recv_curve.empty()) return true;
+  return false;
+}
+
+double Profile::alpha(const Link& link, double bytes) const {
   const LinkCost& c = links[static_cast<int>(link.link_class)][link.outward ? 0 : 1];
-  return c.alpha.value_or(link.latency);
+  return c.alpha_at(bytes).value_or(link.latency);
 }
 
 double Profile::bandwidth(const Link& link) const {
   const LinkCost& c = links[static_cast<int>(link.link_class)][link.outward ? 0 : 1];
-  return c.beta ? 1 / *c.beta : link.bandwidth * c.efficiency;
+  const std::optional<double> beta = c.beta_beyond();
+  return beta ? 1 / *beta : link.bandwidth * c.efficiency;
 }
 
 double Profile::reduce_cost(DType dtype, ReduceOp op) const {
@@ -311,6 +416,10 @@ std::string to_json(const Profile& p) {
       Json& one =
           json["links"][std::string(name(static_cast<LinkClass>(c)))][std::string(k_directions[d])];
       one = Json::object();
+      if (!cost.curve.empty()) {
+        one["seconds_by_bytes"] = curve_json(cost.curve);
+        continue;
+      }
       if (cost.alpha) one["alpha_s"] = *cost.alpha;
       if (cost.beta) one["beta_s_per_byte"] = *cost.beta;
       if (cost.efficiency != 1) one["efficiency"] = cost.efficiency;

@@ -3,6 +3,7 @@
 //   a message:    sender's end + sum of the links' alpha + bytes * the slowest link's beta +
 //                 receiver's end
 //   an end:       overhead + bytes * what a byte keeps the thread busy (0 where hardware moves it)
+//   either:       a curve over the message's bytes, where one was measured
 //   a reduction:  bytes * gamma(element type, operator), per operand that was received
 //
 // where alpha (seconds) and beta (seconds per byte) belong to a link's class and direction. The
@@ -17,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "topology/topology.h"
 #include "tutti/status.h"
@@ -24,21 +26,47 @@
 
 namespace tutti {
 
+// Seconds of a message by its bytes, linear from knot to knot: small and large messages have an
+// alpha and a beta of their own, as in LogGP with sizes. Below the first knot as there, beyond the
+// last one on with the last slope.
+struct SizeCurve {
+  struct Knot {
+    uint64_t bytes = 0;
+    double seconds = 0;
+    bool operator==(const Knot&) const = default;
+  };
+  std::vector<Knot> knots;  // by size, two at least; or none: no curve
+
+  bool operator==(const SizeCurve&) const = default;
+  bool empty() const { return knots.empty(); }
+  double at(double bytes) const;
+  double last_slope() const;  // seconds per byte beyond the last knot
+};
+
 // Measured costs of a class of links in one direction. What is not given is the topology's.
 struct LinkCost {
   std::optional<double> alpha;  // seconds for one crossing
   std::optional<double> beta;   // seconds per byte
   double efficiency = 1;        // share of the topology's bandwidth that is reached; with beta: 1
+  // Instead of the three: one crossing of a message that meets nobody. Its last slope is what the
+  // link can carry; what smaller messages take beyond that is latency.
+  SizeCurve curve = {};
 
   bool operator==(const LinkCost&) const = default;
+  std::optional<double> alpha_at(double bytes) const;  // of messages of that size
+  std::optional<double> beta_beyond() const;           // of the link
 };
 
 // What a message costs the threads at its ends, whatever the links do.
 struct EndCost {
-  double send = 0, recv = 0;            // seconds a message
-  double send_byte = 0, recv_byte = 0;  // seconds a byte: copies, system calls
+  double send = 0, recv = 0;                   // seconds a message
+  double send_byte = 0, recv_byte = 0;         // seconds a byte: copies, system calls
+  SizeCurve send_curve = {}, recv_curve = {};  // instead of the two of that end
 
   bool operator==(const EndCost&) const = default;
+  // Seconds of a message; work on its bytes is `dearer` times as dear.
+  double sending(double bytes, double dearer = 1) const;
+  double receiving(double bytes, double dearer = 1) const;
 };
 
 struct Profile {
@@ -78,12 +106,14 @@ struct Profile {
 
   bool operator==(const Profile&) const = default;
 
-  double alpha(const Link& link) const;                // seconds
-  double bandwidth(const Link& link) const;            // bytes per second
-  double reduce_cost(DType dtype, ReduceOp op) const;  // seconds per byte
+  double alpha(const Link& link, double bytes = 0) const;  // seconds, of a message of that size
+  double bandwidth(const Link& link) const;                // bytes per second
+  double reduce_cost(DType dtype, ReduceOp op) const;      // seconds per byte
   const EndCost& ends_of(bool over_network) const {
     return over_network && network_ends ? *network_ends : ends;
   }
+  // Whether some price is a curve.
+  bool by_size() const;
   // How much dearer work on the bytes of a block of this size is.
   double cache_factor(uint64_t block_bytes) const {
     return block_bytes > cache_bytes ? beyond_cache : 1;

@@ -36,7 +36,7 @@ TrafficPrice dearer(const TrafficPrice& a, const TrafficPrice& b) {
 
 Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequest& request,
                                       uint64_t bytes, DType dtype, ReduceOp op,
-                                      std::span<const Rank> order) {
+                                      std::span<const std::vector<Rank>> orders) {
   TUTTI_RETURN_IF_ERROR(algorithm.supports(request));
   if (request.ranks > traffic_->ranks())
     return Status(Code::invalid_argument, fmt::format("{} ranks do not fit a topology of {}",
@@ -56,10 +56,9 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
     p.transfer += fill * cost.bytes * size * (mean ? price.mean_beta : price.beta);
     p.reduce += fill * cost.reduced * size * gamma;
     if (cost.overlapped == 0) return;
-    const double bytes_each = cost.bytes * size / cost.steps;
-    const double thread =
-        price.ends + bytes_each * price.busy + cost.reduced * size * gamma / cost.steps;
-    const double link = bytes_each * (price.beta - price.busy);
+    const double each = cost.bytes * size / cost.steps;
+    const double thread = price.ends + each * price.busy + cost.reduced * size * gamma / cost.steps;
+    const double link = each * (price.beta - price.busy);
     const double between = std::max(price.ends, price.credits);
     p.latency += cost.overlapped * between;
     p.transfer += cost.overlapped * (std::max({thread, link, price.credits}) - between);
@@ -71,15 +70,31 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
   auto beside = [&](double step_count, uint32_t members, const TrafficPrice& price) {
     if (members > 2) p.latency += step_count * (members - 2) * price.ends * (rooted ? 0.5 : 1);
   };
-  std::vector<Rank> to(request.ranks), played(request.ranks);
-  // A pattern of the plan's ranks, as those play it that stand in the order.
-  auto price = [&](const std::vector<Rank>& pattern) {
-    if (order.empty()) return traffic_->price(pattern);
-    for (Rank v = 0; v < request.ranks; ++v) played[order[v]] = order[pattern[v]];
-    return traffic_->price(played);
+  // Of one message; so many `others` are sent beside each other in a step.
+  const auto bytes_each = [&](const Cost& cost, uint32_t others) {
+    return cost.steps > 0 ? cost.bytes * size / cost.steps / others : 0.0;
+  };
+  std::vector<Rank> to(request.ranks);
+  // A pattern of the plan's ranks, as those play it that stand in the orders: all at once, each
+  // with its share of the bytes, and the thread of a rank has a message of each to see to.
+  auto price = [&](const std::vector<Rank>& pattern, double message) {
+    if (orders.empty()) return traffic_->price({&pattern, 1}, message);
+    message /= static_cast<double>(orders.size());
+    std::vector<std::vector<Rank>> played(orders.size(), std::vector<Rank>(request.ranks));
+    for (size_t o = 0; o < orders.size(); ++o)
+      for (Rank v = 0; v < request.ranks; ++v) played[o][orders[o][v]] = orders[o][pattern[v]];
+    TrafficPrice all = traffic_->price(played, message);
+    const double others = static_cast<double>(orders.size() - 1);
+    all.alpha += others * all.ends;
+    all.mean_alpha += others * all.ends;
+    all.beta = (all.beta - all.busy) / (others + 1) + all.busy;
+    all.mean_beta = std::max(0.0, all.mean_beta - all.busy) / (others + 1) + all.busy;
+    all.ends *= others + 1;
+    return all;
   };
   if (const std::vector<Stage> stages = staged_cost(algorithm, request); !stages.empty()) {
-    for (const Stage& stage : stages) charge(stage.cost, price(stage.to));
+    for (const Stage& stage : stages)
+      charge(stage.cost, price(stage.to, bytes_each(stage.cost, 1)));
   } else if (const std::optional<LeveledCost> leveled = leveled_cost(algorithm, request)) {
     const Levels levels(request.hierarchy, request.ranks, leveled->rails);
     for (uint32_t l = 0; l < levels.count(); ++l) {
@@ -87,18 +102,20 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
         const LevelPlace place = levels.place(l, r);
         to[r] = place.size < 2 ? r : place.members[(place.index + 1) % place.size];
       }
-      const TrafficPrice traffic = price(to);
+      const bool direct = request.collective == Collective::all_reduce &&
+                          (l + 1 < levels.count() || algorithm.name.ends_with("_direct"));
+      const uint32_t others = direct ? std::max(levels.largest(l), 2u) - 1 : 1;
+      const TrafficPrice traffic = price(to, bytes_each(leveled->levels[l], others));
       charge(leveled->levels[l], traffic);
-      if (request.collective == Collective::all_reduce &&
-          (l + 1 < levels.count() || algorithm.name.ends_with("_direct")))
-        beside(leveled->levels[l].steps, levels.largest(l), traffic);
+      if (direct) beside(leveled->levels[l].steps, levels.largest(l), traffic);
     }
   } else {
     const bool ring = algorithm.name == "ring";
     const Cost cost = algorithm.cost(request);
     auto shifted = [&](uint32_t by) {
       for (Rank r = 0; r < request.ranks; ++r) to[r] = (r + by) % request.ranks;
-      return price(to);
+      const bool direct = algorithm.name.starts_with("direct");
+      return price(to, bytes_each(cost, direct ? request.ranks - 1 : 1));
     };
     TrafficPrice traffic = shifted(1);
     // Where ranks are dealt to hosts in turns, the next one may be farther than the one half way
@@ -166,8 +183,7 @@ void add_along_links(Predictor& predictor, Candidate c, uint64_t bytes, DType dt
   if (mine.empty() || !make_on_orders(*c.algorithm, c.request, mine).ok()) return;
   for (uint32_t chunks : chunk_choices(predictor, *c.algorithm, c.request, bytes, dtype, op)) {
     c.request.chunks = chunks;
-    const Result<Prediction> p =
-        predictor.predict(*c.algorithm, c.request, bytes, dtype, op, mine[0]);
+    const Result<Prediction> p = predictor.predict(*c.algorithm, c.request, bytes, dtype, op, mine);
     if (!p) continue;
     c.prediction = *p;
     candidates->push_back(c);

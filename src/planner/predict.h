@@ -41,12 +41,14 @@ class Predictor {
   Predictor(const Topology& topology, const Profile& profile);
   Predictor(const Placement& placement, const Profile& profile);
 
-  // `order`: who plays rank v of the plan (src/plan/braid.h); empty: v does.
+  // `orders`: who plays rank v of the plan (src/plan/braid.h), on each of the orders that share the
+  // block; none: v does.
   // `bytes` of a block. Exact where the links are alike and nobody contends, for the algorithms
   // whose Cost is exact (tests/sim/closed_form_test.cc lists which are bounds). Errors: the
   // algorithm's reason for not serving the request; invalid_argument when the ranks do not fit.
   Result<Prediction> predict(const Algorithm& algorithm, const PlanRequest& request, uint64_t bytes,
-                             DType dtype, ReduceOp op, std::span<const Rank> order = {});
+                             DType dtype, ReduceOp op,
+                             std::span<const std::vector<Rank>> orders = {});
 
  private:
   const Profile& profile_;

@@ -1,11 +1,13 @@
 // Traffic: what messages cost when certain ranks talk at the same time. A pattern says whom each
-// rank sends to; its price is that of the dearest message, with every link's beta counting all that
-// cross it at once, and every CPU shared by those who need it.
+// rank sends to (to[r]; r itself: nobody); the price of patterns that are played together is that
+// of the dearest message, with every link's beta counting all that cross it at once, and every CPU
+// shared by those who need it.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "src/cost/profile.h"
@@ -27,8 +29,9 @@ class Traffic {
  public:
   virtual ~Traffic() = default;
   virtual uint32_t ranks() const = 0;
-  // to[r] is whom rank r sends to (r itself: nobody).
-  virtual TrafficPrice price(std::span<const Rank> to) = 0;
+  // Of messages of that many bytes, where the profile has curves: parts of the price are then those
+  // that make such a message cost what the curves say.
+  virtual TrafficPrice price(std::span<const std::vector<Rank>> patterns, double bytes) = 0;
   // Ranks per CPU where they outnumber the CPUs, else 1.
   virtual double crowd() const = 0;
 };
@@ -40,7 +43,7 @@ class TopologyTraffic final : public Traffic {
   // With ranks so crowded on CPUs, whatever hosts the topology has.
   TopologyTraffic(const Topology& topology, const Profile& profile, double crowd);
   uint32_t ranks() const override { return topology_.ranks(); }
-  TrafficPrice price(std::span<const Rank> to) override;
+  TrafficPrice price(std::span<const std::vector<Rank>> patterns, double bytes) override;
   double crowd() const override { return crowd_; }
 
  private:
@@ -50,7 +53,9 @@ class TopologyTraffic final : public Traffic {
   double crowd_ = 1;
   std::vector<LinkId> way_, used_;
   std::vector<uint32_t> flows_;  // by link
-  std::map<std::vector<Rank>, TrafficPrice> known_;
+  bool by_size_;
+  // By size and patterns, one after the other.
+  std::map<std::pair<double, std::vector<Rank>>, TrafficPrice> known_;
 };
 
 // Between the ranks of a communicator: hosts on one switch, each behind its own link. A few
@@ -60,14 +65,18 @@ class PlacementTraffic final : public Traffic {
  public:
   PlacementTraffic(const Placement& placement, const Profile& profile);
   uint32_t ranks() const override { return placement_.ranks; }
-  TrafficPrice price(std::span<const Rank> to) override;
+  TrafficPrice price(std::span<const std::vector<Rank>> patterns, double bytes) override;
   double crowd() const override { return crowd_; }
 
  private:
   struct Way {
-    double alpha = 0;  // links only
+    LinkCost out, in;
     double out_beta = 0, in_beta = 0;
     EndCost ends;
+
+    double alpha(double bytes) const {  // links only
+      return out.alpha_at(bytes).value_or(0) + in.alpha_at(bytes).value_or(0);
+    }
   };
   const Placement& placement_;
   Way inside_, across_;

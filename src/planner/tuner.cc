@@ -152,10 +152,9 @@ class Contest {
       const Result<PlanPtr> other = make(next.candidate);
       if (!other) return other.status();
       if ((*other)->shape().chunks == chunks || known(**other, next.candidate)) break;
-      const std::vector<std::vector<Rank>> orders = orders_of(next.candidate);
       const Result<Prediction> p =
           predictor_.predict(*next.candidate.algorithm, next.candidate.request, bytes, dtype, op,
-                             orders.empty() ? std::span<const Rank>() : orders[0]);
+                             orders_of(next.candidate));
       if (!p) return p.status();
       next.candidate.prediction = *p;
       next.simulated.reset();

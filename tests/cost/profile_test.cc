@@ -38,6 +38,18 @@ Profile sample() {
   return p;
 }
 
+// The same with prices by size.
+Profile curves() {
+  Profile p = sample();
+  p.links[static_cast<int>(LinkClass::network)][0] = {};
+  p.links[static_cast<int>(LinkClass::network)][0].curve.knots = {
+      {0, 2e-6}, {8192, 10e-6}, {108192, 20e-6}};
+  p.ends.send = p.ends.recv_byte = p.ends.recv = 0;
+  p.ends.send_curve.knots = {{64, 1e-7}, {1024, 3e-7}};
+  p.ends.recv_curve.knots = {{0, 2e-7}, {65536, 2e-7}, {131072, 8e-7}};
+  return p;
+}
+
 TEST(Profile, PricesLinksByClassAndDirection) {
   const Profile p = sample();
   const Link out{0, 1, 12.5e9, 5e-6, LinkClass::nic, true};
@@ -51,6 +63,29 @@ TEST(Profile, PricesLinksByClassAndDirection) {
   EXPECT_DOUBLE_EQ(p.bandwidth(other), 40e9);
 }
 
+TEST(Profile, PricesBySize) {
+  const Profile p = curves();
+  EXPECT_TRUE(p.by_size());
+  EXPECT_FALSE(sample().by_size());
+  const Link out{0, 1, 12.5e9, 5e-6, LinkClass::network, true};
+  EXPECT_DOUBLE_EQ(p.bandwidth(out), 1e10);
+  // What a message takes beyond the link's own pace: alpha + bytes * beta is the curve.
+  for (const auto& [bytes, seconds] : {std::pair{0.0, 2e-6},
+                                       {4096.0, 6e-6},
+                                       {8192.0, 10e-6},
+                                       {58192.0, 15e-6},
+                                       {108192.0, 20e-6},
+                                       {1008192.0, 110e-6}})
+    EXPECT_NEAR(p.alpha(out, bytes) + bytes * 1e-10, seconds, 1e-12) << bytes;
+  EXPECT_DOUBLE_EQ(p.ends.sending(0), 1e-7);
+  EXPECT_DOUBLE_EQ(p.ends.sending(544), 2e-7);
+  EXPECT_DOUBLE_EQ(p.ends.sending(1024 + 960), 5e-7);
+  EXPECT_DOUBLE_EQ(p.ends.sending(1984, 2), 9e-7);  // the bytes twice as dear, the message not
+  EXPECT_DOUBLE_EQ(p.ends.receiving(30000), 2e-7);
+  EXPECT_DOUBLE_EQ(p.ends.receiving(196608), 14e-7);
+  EXPECT_DOUBLE_EQ(sample().ends.receiving(1000, 2), 2e-7 + 2e-7);
+}
+
 TEST(Profile, PricesKernels) {
   const Profile p = sample();
   EXPECT_EQ(p.reduce_cost(DType::float16, ReduceOp::sum), 3e-10);
@@ -59,7 +94,7 @@ TEST(Profile, PricesKernels) {
 }
 
 TEST(Profile, JsonRoundTrip) {
-  for (const Profile& p : {sample(), Profile()}) {
+  for (const Profile& p : {sample(), curves(), Profile()}) {
     const Result<Profile> back = parse_profile(to_json(p));
     ASSERT_TRUE(back.ok()) << to_json(p) << back.status().message();
     EXPECT_EQ(*back, p) << to_json(p);
@@ -92,6 +127,25 @@ TEST(Profile, MistakesNameTheKey) {
        "links.nic.out.beta_s_per_byte: expected seconds per byte, 1e-15 to 1, found 0"},
       {with(R"("links": {"nic": {"in": {"beta_s_per_byte": 1e-9, "efficiency": 0.5}}})"),
        "links.nic.in.efficiency: expected no efficiency beside beta_s_per_byte"},
+      {with(R"("links": {"nic": {"out": {"seconds_by_bytes": [[0, 1e-6]]}}})"),
+       "links.nic.out.seconds_by_bytes: expected 2 to 64 knots [bytes, seconds]"},
+      {with(R"("links": {"nic": {"out": {"seconds_by_bytes": [[0, 2e-6], [64, 1e-6]]}}})"),
+       "links.nic.out.seconds_by_bytes: expected 2 to 64 knots"},
+      {with(R"("links": {"nic": {"out": {"seconds_by_bytes": [[64, 1e-6], [64, 2e-6]]}}})"),
+       "links.nic.out.seconds_by_bytes: expected 2 to 64 knots"},
+      {with(R"("links": {"nic": {"out": {"seconds_by_bytes": [[0, 1e-6], [64, 1e-6]]}}})"),
+       "links.nic.out.seconds_by_bytes: expected a last slope of 1e-15"},
+      {with(
+           R"("links": {"nic": {"out": {"seconds_by_bytes": [[0, 0], [100, 1e-9], [200, 1e-3]]}}})"),
+       "links.nic.out.seconds_by_bytes: expected no message faster than the last slope"},
+      {with(R"("links": {"nic": {"in": {"alpha_s": 0, "seconds_by_bytes": [[0, 0], [9, 1]]}}})"),
+       "links.nic.in.alpha_s: expected nothing beside seconds_by_bytes"},
+      {with(R"("overhead": {"send_s_by_bytes": [[0, 0], [1.5, 1]]})"),
+       "overhead.send_s_by_bytes: expected 2 to 64 knots"},
+      {with(R"("overhead": {"network": {"recv_s_by_bytes": 7}})"),
+       "overhead.network.recv_s_by_bytes: expected 2 to 64 knots"},
+      {with(R"("overhead": {"recv_s": 1, "recv_s_by_bytes": [[0, 0], [1, 1]]})"),
+       "overhead.recv_s: expected nothing beside recv_s_by_bytes"},
       {with(R"("overhead": {"send_s": null})"), "overhead.send_s: expected seconds"},
       {with(R"("overhead": {"pause_s": 1})"), "overhead.pause_s: expected one of the keys"},
       {with(R"("reduce_s_per_byte": {"float33": {}})"),

@@ -6,7 +6,11 @@
 
 #include <set>
 
+#include "sim/simulator.h"
+#include "src/algorithms/on_orders.h"
 #include "src/planner/feedback.h"
+#include "topology/orders.h"
+#include "topology/spec.h"
 
 namespace tutti {
 namespace {
@@ -255,6 +259,32 @@ TEST(Tuner, PipelinesGetTheDepthThatIsBest) {
         }
       EXPECT_LE(priced->front().seconds(), 1.05 * best) << name(c) << " " << bytes;
     }
+}
+
+// A ring for each of a host's NICs: they share the block, and each link carries what crosses it.
+TEST(Tuner, SeveralRingsArePricedTogether) {
+  const Result<Topology> cluster =
+      make_cluster("node:4{nics=2x100Gb/s,lat=5us} gpu:8{bw=48GB/s,lat=1us}");
+  ASSERT_TRUE(cluster.ok());
+  const std::vector<std::vector<Rank>> rings = ring_orders(*cluster, 4).rings;
+  ASSERT_EQ(rings.size(), 2u);
+  const Profile profile;
+  Predictor predictor(*cluster, profile);
+  const Algorithm& ring = *find_algorithm("ring");
+  const PlanRequest q{Collective::all_reduce, 32, 0, false, 0, {}};
+  const uint64_t bytes = 64 << 20;
+  const auto one =
+      predictor.predict(ring, q, bytes, DType::float32, ReduceOp::sum, std::span(rings).first(1));
+  const auto both = predictor.predict(ring, q, bytes, DType::float32, ReduceOp::sum, rings);
+  ASSERT_TRUE(one.ok() && both.ok());
+  EXPECT_NEAR(both->seconds / one->seconds, 0.5, 0.08);
+  const Result<PlanPtr> plan = make_on_orders(ring, q, rings);
+  ASSERT_TRUE(plan.ok());
+  SimOptions options;
+  options.segments = {{0, bytes}};
+  const Result<SimReport> report = simulate(**plan, *cluster, profile, options);
+  ASSERT_TRUE(report.ok());
+  EXPECT_NEAR(report->seconds / both->seconds, 1, 0.15);
 }
 
 TEST(Tuner, WorkIsBounded) {

@@ -1,0 +1,88 @@
+// Fits: prices that are known are found again from what the model says at them, disturbed or not.
+#include "perf/tune_fit.h"
+
+#include <gtest/gtest.h>
+
+namespace tutti::perf {
+namespace {
+
+// Four ranks on a host with as many CPUs, and what a machine with these prices would measure.
+ProbeSet measured(const Profile& truth, bool tcp) {
+  ProbeSet set;
+  Placement& p = set.placement;
+  p.ranks = 4;
+  p.host.assign(4, 0);
+  p.cpu_pools = p.host;
+  p.cpus = 4;
+  p.sockets_inside = tcp;
+  for (const auto& [collective, algorithm] : {std::pair{Collective::all_reduce, "ring"},
+                                              {Collective::all_reduce, "recursive_doubling"},
+                                              {Collective::broadcast, "binomial"},
+                                              {Collective::all_to_all, "pairwise"}})
+    for (const uint64_t bytes : {64u, 4096u, 65536u, 1u << 20}) {
+      Probe probe{collective, algorithm, bytes};
+      probe.seconds = predict_probe(p, truth, probe, false).simulated;
+      set.probes.push_back(probe);
+    }
+  return set;
+}
+// A fifth of the probes takes three times as long, and its repetitions differ.
+ProbeSet disturbed(ProbeSet set) {
+  for (size_t i = 0; i < set.probes.size(); i += 5) {
+    set.probes[i].seconds *= 3;
+    set.probes[i].spread = 2;
+  }
+  return set;
+}
+// Lines, slots and references: dear small messages, a step, cheap bytes.
+SizeCurve steps() { return {{{64, 0.3e-6}, {1024, 2e-6}, {16384, 3e-6}, {262144, 30e-6}}}; }
+
+TEST(TuneFit, FindsPricesBySizeAmongDisturbances) {
+  for (const bool tcp : {false, true}) {
+    Profile truth = builtin_profile();
+    (tcp ? *truth.network_ends : truth.ends).send_curve = steps();
+    (tcp ? *truth.network_ends : truth.ends).recv_curve = steps();
+    const ProbeSet clean = measured(truth, tcp);
+    EXPECT_NEAR(misfit(truth, {clean}), 0, 1e-9);
+    const std::vector<ProbeSet> seen = {disturbed(clean)};
+    const Profile straight = fit(builtin_profile(), tcp ? loopback_knobs() : memory_knobs(), seen);
+    const Profile curved = fit_curves(straight, tcp, seen);
+    EXPECT_TRUE(curved.by_size());
+    EXPECT_LT(misfit(curved, {clean}), 0.12) << tcp;
+    EXPECT_LT(misfit(curved, {clean}), 0.7 * misfit(straight, {clean})) << tcp;
+    const Result<Profile> back = parse_profile(to_json(curved));
+    ASSERT_TRUE(back.ok()) << back.status().message();
+    EXPECT_NEAR(misfit(*back, {clean}), misfit(curved, {clean}), 1e-9);
+  }
+}
+
+TEST(TuneFit, KeepsStraightPricesWhereTheyExplainEnough) {
+  const std::vector<ProbeSet> seen = {measured(builtin_profile(), false)};
+  const Profile same = fit_curves(builtin_profile(), false, seen);
+  EXPECT_EQ(same, builtin_profile());
+  // A disturbed probe counts less the more its repetitions differ.
+  ProbeSet one = seen[0];
+  one.probes[0].seconds *= 3;
+  const double before = misfit(builtin_profile(), {one});
+  one.probes[0].spread = 4;
+  EXPECT_LT(misfit(builtin_profile(), {one}), 0.5 * before);
+}
+
+TEST(TuneFit, CurvesNeverFall) {
+  const std::vector<uint64_t> sizes = {64, 1024, 16384};
+  Profile p = with_curves(builtin_profile(), false, sizes);
+  const std::vector<Knob> knobs = curve_knobs(builtin_profile(), false, sizes);
+  ASSERT_EQ(knobs.size(), 3u);
+  for (const Knob& k : knobs) EXPECT_NEAR(k.get(p), 1, 1e-9) << k.name;
+  knobs[0].set(p, 20);
+  knobs[2].set(p, 0.1);
+  knobs[1].set(p, 3);
+  for (const SizeCurve* curve : {&p.ends.send_curve, &p.ends.recv_curve})
+    for (size_t i = 1; i < curve->knots.size(); ++i)
+      EXPECT_GE(curve->knots[i].seconds, curve->knots[i - 1].seconds);
+  EXPECT_NEAR(knobs[1].get(p), 3, 1e-9);
+  EXPECT_TRUE(parse_profile(to_json(p)).ok());
+}
+
+}  // namespace
+}  // namespace tutti::perf
