@@ -240,6 +240,62 @@ TEST(Abort, FromAnotherThreadWhileAnOperationRuns) {
   world[0] = nullptr;
 }
 
+// A rank that makes no call learns by asking: of an abort, and of a revocation.
+TEST(Idle, LearnsByAsking) {
+  for (const bool abort : {true, false}) {
+    World world(2);
+    ncclResult_t state = ncclInProgress;
+    EXPECT_NCCL(ncclCommGetAsyncError(world[1], &state));
+    EXPECT_EQ(state, ncclSuccess);
+    if (abort) {
+      EXPECT_NCCL(ncclCommAbort(world[0]));
+      world[0] = nullptr;
+    } else {
+      EXPECT_NCCL(ncclCommRevoke(world[0], NCCL_REVOKE_DEFAULT));
+    }
+    const auto deadline = Clock::now() + std::chrono::seconds(20);
+    while (state == ncclSuccess && Clock::now() < deadline) {
+      EXPECT_NCCL(ncclCommGetAsyncError(world[1], &state));
+      std::this_thread::yield();
+    }
+    EXPECT_EQ(state, ncclRemoteError);
+    last_error_has(world[1], abort ? "ncclCommAbort on rank 0" : "revoked by rank 0");
+  }
+}
+
+// A watchdog that asks all the time gets in no call's way, and one that has left is no error.
+TEST(Idle, AskingDisturbsNobody) {
+  World world(2);
+  std::atomic<bool> done{false};
+  std::thread watchdog([&] {
+    while (!done) {
+      for (int r = 0; r < 2; ++r) {
+        ncclResult_t state = ncclSystemError;
+        EXPECT_NCCL(ncclCommGetAsyncError(world[r], &state));
+        EXPECT_EQ(state, ncclSuccess) << ncclGetLastError(world[r]);
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  });
+  world.on_every_rank([](int, ncclComm_t comm) {
+    for (int i = 0; i < 1000; ++i) {
+      int x = 1;
+      ASSERT_NCCL(ncclAllReduce(&x, &x, 1, ncclInt, ncclSum, comm, nullptr));
+      ASSERT_EQ(x, 2);
+    }
+  });
+  done = true;
+  watchdog.join();
+  EXPECT_NCCL(ncclCommDestroy(world[0]));
+  world[0] = nullptr;
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  ncclResult_t state = ncclSystemError;
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_NCCL(ncclCommGetAsyncError(world[1], &state));
+    EXPECT_EQ(state, ncclSuccess) << ncclGetLastError(world[1]);
+  }
+}
+
 TEST(Destroy, WhileBusyWaitsForTheOperation) {
   ncclComm_t comms[2];
   ASSERT_NCCL(ncclCommInitAll(comms, 2, nullptr));
