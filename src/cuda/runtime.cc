@@ -256,9 +256,11 @@ Status Runtime::check_stream(Stream stream, Device& device) const {
 
 Status Runtime::follow(Stream stream, Stream other) const {
   if (stream == other) return {};
+  // Of two default streams the current context decides, else the stream that is none.
   Context context = nullptr;
-  const int result = is_default(other) ? driver_->context_current(&context)
-                                       : driver_->stream_context(other, &context);
+  const Stream known = is_default(other) ? stream : other;
+  const int result = is_default(known) ? driver_->context_current(&context)
+                                       : driver_->stream_context(known, &context);
   TUTTI_RETURN_IF_ERROR(driver_->check(result, "cuStreamGetCtx").with_context("the stream"));
   if (context == nullptr)
     return Status(Code::device_error, "the default stream of a thread without a CUDA context");

@@ -114,7 +114,7 @@ class Runtime {
   Status check_stream(Stream stream, Device& device) const;
   Result<bool> capturing(Stream stream) const;
   // What is enqueued on `stream` from now on comes after what is on `other` now. A default stream
-  // is that of the current context. Errors: device_error.
+  // is that of the other's context, or of the current one. Errors: device_error.
   Status follow(Stream stream, Stream other) const;
 
  private:

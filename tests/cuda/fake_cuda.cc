@@ -15,6 +15,13 @@ namespace tutti::cuda {
 namespace {
 
 FakeCuda* g_fake = nullptr;
+// ThreadSanitizer orders accesses by address: between two mappings of the same memory in one
+// process it sees neither flags nor what they order, and takes every message for a race.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool k_one_mapping = true;
+#else
+constexpr bool k_one_mapping = false;
+#endif
 // Device memory shares no page with the host's.
 constexpr std::align_val_t k_page{4096};
 thread_local std::vector<Context> t_contexts;
@@ -382,6 +389,12 @@ struct FakeApi {
     FakeHandle content{};
     std::memcpy(&content, &handle, sizeof content);
     if (content.file < 0) return k_invalid_value;
+    if (k_one_mapping && content.process == ::getpid()) {
+      *p = content.address;
+      std::lock_guard lock(fake().mutex_);
+      ++fake().mappings;
+      return 0;
+    }
     const std::string path =
         "/proc/" + std::to_string(content.process) + "/fd/" + std::to_string(content.file);
     const int file = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
@@ -397,9 +410,14 @@ struct FakeApi {
     return 0;
   }
   static int ipc_close(DevicePtr p) {
-    fake().free(reinterpret_cast<void*>(p));
-    std::lock_guard lock(fake().mutex_);
-    --fake().mappings;
+    bool own = false;  // not a mapping of its own
+    {
+      std::lock_guard lock(fake().mutex_);
+      --fake().mappings;
+      const auto found = fake().memory_.find(p);
+      own = found == fake().memory_.end() || found->second.own;
+    }
+    if (!own) fake().free(reinterpret_cast<void*>(p));
     return 0;
   }
   static int module_load(Module* module, const void* image, unsigned, int*, void**) {
@@ -509,17 +527,27 @@ int FakeCuda::calls(const std::string& function) const {
 
 Stream FakeCuda::stream(int device) {
   std::lock_guard lock(mutex_);
+  return reinterpret_cast<Stream>(start(device));
+}
+
+// Locked by the caller.
+FakeCuda::FakeStream* FakeCuda::start(int device) {
   streams_.push_back(std::make_unique<FakeStream>());
   FakeStream* s = streams_.back().get();
   s->device = device;
   s->worker = std::thread([this, s] { work_loop(s); });
-  return reinterpret_cast<Stream>(s);
+  return s;
 }
 
-// The default stream is the first of device 0. Locked by the caller.
+// A default stream (null, legacy, per thread) is that of the current context's device. Locked by
+// the caller.
 FakeCuda::FakeStream* FakeCuda::of(Stream stream) {
-  const bool is_default = reinterpret_cast<uintptr_t>(stream) <= 2;
-  return is_default ? streams_.at(0).get() : reinterpret_cast<FakeStream*>(stream);
+  if (reinterpret_cast<uintptr_t>(stream) > 2) return reinterpret_cast<FakeStream*>(stream);
+  int device = 0;
+  FakeApi::context_device(&device);
+  FakeStream*& known = default_streams_[device];
+  if (known == nullptr) known = start(device);
+  return known;
 }
 
 void FakeCuda::enqueue(Stream stream, Work work) {

@@ -86,6 +86,7 @@ class FakeCuda {
 
   int enter(const char* function);
   void count(int& what, unsigned grid = 0);
+  FakeStream* start(int device);
   FakeStream* of(Stream stream);
   void enqueue(Stream stream, Work work);
   void work_loop(FakeStream* stream);
@@ -97,7 +98,7 @@ class FakeCuda {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::unique_ptr<FakeStream>> streams_;
-  std::unique_ptr<FakeStream> default_stream_;
+  std::map<int, FakeStream*> default_streams_;  // by device
   std::map<uint64_t, Memory> memory_;
   std::map<std::string, std::pair<int, int>> failures_;  // code, times
   std::map<std::string, int> calls_;

@@ -44,7 +44,10 @@ class PyCommunicator {
   // The library's object; throws InvalidUsageError after destroy().
   const std::shared_ptr<Communicator>& get() const;
   bool valid() const { return communicator_ != nullptr; }
-  Place place(const char* call) const { return {call, get()->rank(), get()->ranks()}; }
+  // `stream`: as the call was given it. Throws TypeError for what is no stream.
+  Place place(const char* call, nb::handle stream = nb::none()) const {
+    return {call, get()->rank(), get()->ranks(), stream_from(stream)};
+  }
 
   // Now, or when the open group of this thread ends.
   void run(Prepared prepared);

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -42,6 +43,7 @@ struct DlManagedTensorVersioned {
 };
 constexpr uint64_t k_dlpack_read_only = 1;
 constexpr int32_t k_device_cpu = 1;
+constexpr int32_t k_device_cuda = 2;
 constexpr int32_t k_device_cuda_host = 3;
 
 const char* python_type(nb::handle object) { return Py_TYPE(object.ptr())->tp_name; }
@@ -57,8 +59,10 @@ bool c_contiguous(const DlTensor& t) {
   return true;
 }
 
-constexpr const char* k_device_memory =
-    "is device memory; this build of tutti serves host memory (device memory needs the CUDA build)";
+// The stream that the array's library works on now, as DLPack numbers it (1: the default one).
+uintptr_t current_stream(nb::handle array) {
+  return nb::cast<uintptr_t>(nb::module_::import_("tutti._arrays").attr("current_stream")(array));
+}
 
 }  // namespace
 
@@ -78,13 +82,14 @@ MemoryView::MemoryView(nb::handle object, bool writable, const ArgumentName& nam
     if (element_.name.empty()) throw_value_error(name, "was deregistered");
   } else if (PyObject_CheckBuffer(object.ptr())) {
     from_buffer(object, name);
-  } else if (PyObject_HasAttrString(object.ptr(), "__cuda_array_interface__")) {
-    throw_status(Status(Code::unsupported,
-                        fmt::format("{}: {} {}", name.call, name.argument, k_device_memory)));
+  } else if (PyObject_HasAttrString(object.ptr(), "__cuda_array_interface__") &&
+             !PyObject_HasAttrString(object.ptr(), "__dlpack__")) {
+    from_cuda_array(object, name);
   } else if (PyObject_HasAttrString(object.ptr(), "__dlpack__")) {
     from_dlpack(object, name);
   } else {
-    throw_type_error(name, fmt::format("must be an array (NumPy, the buffer protocol or DLPack), "
+    throw_type_error(name, fmt::format("must be an array (NumPy, the buffer protocol, DLPack or "
+                                       "__cuda_array_interface__), "
                                        "not {}",
                                        python_type(object)));
   }
@@ -99,6 +104,8 @@ MemoryView::MemoryView(const MemoryView& o, nb::object owner)
       items_(o.items_),
       element_(o.element_),
       readonly_(o.readonly_),
+      on_device_(o.on_device_),
+      stream_(o.stream_),
       dimensions_(o.dimensions_),
       shape_(o.shape_),
       owner_(std::move(owner)) {}
@@ -153,16 +160,28 @@ void MemoryView::from_extension_dtype(nb::handle object, const ArgumentName& nam
 void MemoryView::from_dlpack(nb::handle object, const ArgumentName& name) {
   nb::object device = object.attr("__dlpack_device__")();
   const int type = nb::cast<int>(nb::int_(device[0]));
-  if (type != k_device_cpu && type != k_device_cuda_host)
+  on_device_ = type == k_device_cuda;
+  if (type != k_device_cpu && type != k_device_cuda_host && !on_device_)
     throw_status(Status(Code::unsupported,
-                        fmt::format("{}: {} {}", name.call, name.argument, k_device_memory)));
+                        fmt::format("{}: {} is memory of a device of DLPack's type {}: tutti "
+                                    "serves host memory and CUDA devices",
+                                    name.call, name.argument, type)));
   nb::object method = object.attr("__dlpack__");
+  nb::dict options;
+  if (on_device_) {
+    const uintptr_t stream =
+        name.stream != nullptr ? reinterpret_cast<uintptr_t>(name.stream) : current_stream(object);
+    options["stream"] = stream;  // the array's library makes it wait for its own
+    stream_ = reinterpret_cast<void*>(stream);
+  }
   nb::object capsule;
   try {
-    capsule = method(nb::arg("max_version") = nb::make_tuple(1, 0));
+    nb::dict newest = nb::borrow<nb::dict>(options.attr("copy")());
+    newest["max_version"] = nb::make_tuple(1, 0);
+    capsule = method(**newest);
   } catch (nb::python_error& e) {
     if (!e.matches(PyExc_TypeError)) throw;
-    capsule = method();  // from before DLPack 1.0
+    capsule = method(**options);  // from before DLPack 1.0
   }
   const DlTensor* tensor = nullptr;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
@@ -190,6 +209,47 @@ void MemoryView::from_dlpack(nb::handle object, const ArgumentName& name) {
   owner_ = std::move(capsule);  // not consumed: its destructor frees the tensor
 }
 
+// https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 0 to 3.
+void MemoryView::from_cuda_array(nb::handle object, const ArgumentName& name) {
+  const nb::dict array = nb::cast<nb::dict>(object.attr("__cuda_array_interface__"));
+  if (array.contains("mask") && !array["mask"].is_none()) throw_type_error(name, "has a mask");
+  const auto type = nb::cast<std::string>(array["typestr"]);
+  // "<f4": byte order, kind, bytes; as the buffer protocol would say it.
+  const size_t item = type.size() > 2 ? std::strtoul(type.c_str() + 2, nullptr, 10) : 0;
+  const char kind = type.size() > 2 ? type[1] : '\0';
+  const char* format = kind == 'i'   ? "i"
+                       : kind == 'u' ? "I"
+                       : kind == 'f' ? "f"
+                       : kind == 'b' ? "?"
+                       : kind == 'c' ? "Zf"
+                       : kind == 'V' ? "V"
+                                     : nullptr;
+  const bool foreign = !type.empty() && type[0] == '>' && item > 1;
+  if (format == nullptr || foreign || item == 0 || !element_from_format(format, item, &element_))
+    throw_type_error(name, fmt::format("has items of type '{}', which cannot be sent", type));
+  const nb::tuple shape = nb::cast<nb::tuple>(array["shape"]);
+  items_ = 1;
+  for (nb::handle n : shape) {
+    extents_.push_back(nb::cast<int64_t>(n));
+    items_ *= static_cast<size_t>(extents_.back());
+  }
+  if (array.contains("strides") && !array["strides"].is_none() && items_ > 0) {
+    const nb::tuple strides = nb::cast<nb::tuple>(array["strides"]);
+    auto expected = static_cast<int64_t>(item);
+    for (size_t d = extents_.size(); d-- > 0; expected *= extents_[d])
+      if (extents_[d] != 1 && nb::cast<int64_t>(strides[d]) != expected)
+        throw_buffer_error(name, "is not C-contiguous");
+  }
+  const nb::tuple data = nb::cast<nb::tuple>(array["data"]);
+  data_ = reinterpret_cast<std::byte*>(nb::cast<uintptr_t>(data[0]));
+  readonly_ = nb::cast<bool>(data[1]);
+  on_device_ = true;
+  stream_ = reinterpret_cast<void*>(current_stream(object));
+  dimensions_ = static_cast<int>(extents_.size());
+  shape_ = extents_.data();
+  owner_ = nb::borrow(object);
+}
+
 bool MemoryView::same_shape(const MemoryView& o) const {
   if (items_ != o.items_) return false;
   if (dimensions_ <= 1 || o.dimensions_ <= 1) return true;
@@ -209,6 +269,9 @@ void MemoryView::swap(MemoryView& o) noexcept {
   std::swap(items_, o.items_);
   std::swap(element_, o.element_);
   std::swap(readonly_, o.readonly_);
+  std::swap(on_device_, o.on_device_);
+  std::swap(stream_, o.stream_);
+  std::swap(extents_, o.extents_);
   std::swap(dimensions_, o.dimensions_);
   std::swap(shape_, o.shape_);
   std::swap(has_view_, o.has_view_);
@@ -224,6 +287,7 @@ void MemoryView::release() {
   if (has_view_) PyBuffer_Release(&view_);
   has_view_ = false;
   owner_.reset();
+  on_device_ = false;
   data_ = nullptr;
   items_ = 0;
 }

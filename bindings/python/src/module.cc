@@ -91,18 +91,17 @@ std::vector<nb::object> init_all(int64_t ranks, const Config* config) {
 
 // --- binding helpers
 
-void check_stream(const char* call, nb::handle stream) {
-  if (!stream.is_none())
-    throw_status(
-        Status(Code::unsupported, std::string(call) +
-                                      ": stream must be None: host memory has no streams, and "
-                                      "this is not the CUDA build"));
-}
-
 // Sends what `prepare` made either to the blocking or to the asynchronous form.
 template <bool k_async>
-auto issue(PyCommunicator& c, Prepared prepared) {
+auto issue(PyCommunicator& c, const char* call, nb::handle stream, Prepared prepared) {
+  settle_memory(*c.get(), call, stream_from(stream), &prepared);
   if constexpr (k_async) {
+    if (prepared.operation.on_device)
+      throw_status(
+          Status(Code::unsupported, std::string(call) +
+                                        "_async: calls on device memory are in the order of "
+                                        "a stream and return at once: use " +
+                                        call));
     if (Group::open() != nullptr)
       throw_status(Status(Code::invalid_usage,
                           "asynchronous forms cannot be used inside a group; the group is one "
@@ -134,7 +133,7 @@ void bind_collectives(CommunicatorClass& c) {
       c.def(full.c_str(), function, arguments..., nb::sig(signature.c_str()), doc);
     }
   };
-  const std::string stream = ", *, stream: None = None";
+  const std::string stream = ", *, stream: tutti._typing.Stream | None = None";
   const std::string send = ", sendbuf: " TUTTI_ARRAY, maybe_send = send + " | None";
   const std::string recv = ", recvbuf: " TUTTI_ARRAY, maybe_recv = recv + " | None = None";
   const std::string op = ", op: " TUTTI_OPERATOR " = ...", root = ", root: int = 0";
@@ -148,8 +147,8 @@ void bind_collectives(CommunicatorClass& c) {
   method(
       "allreduce", "all_reduce", send + maybe_recv + op + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, nb::handle stream_) {
-        check_stream("allreduce", stream_);
-        return issue<k_async>(self, prepare_all_reduce(self.place("allreduce"), s, r, o));
+        return issue<k_async>(self, "allreduce", stream_,
+                              prepare_all_reduce(self.place("allreduce", stream_), s, r, o));
       },
       "Reduces sendbuf over all ranks into recvbuf on every rank; in place when recvbuf is None.",
       a_send, a_recv, a_op, nb::kw_only(), a_stream);
@@ -157,24 +156,24 @@ void bind_collectives(CommunicatorClass& c) {
       "reduce", nullptr, send + maybe_recv + op + root + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, int64_t root_,
          nb::handle stream_) {
-        check_stream("reduce", stream_);
-        return issue<k_async>(self, prepare_reduce(self.place("reduce"), s, r, o, root_));
+        return issue<k_async>(self, "reduce", stream_,
+                              prepare_reduce(self.place("reduce", stream_), s, r, o, root_));
       },
       "Reduces sendbuf over all ranks into recvbuf on root; in place there when recvbuf is None.",
       a_send, a_recv, a_op, a_root, nb::kw_only(), a_stream);
   method(
       "broadcast", nullptr, maybe_send + maybe_recv + root + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
-        check_stream("broadcast", stream_);
-        return issue<k_async>(self, prepare_broadcast(self.place("broadcast"), s, r, root_));
+        return issue<k_async>(self, "broadcast", stream_,
+                              prepare_broadcast(self.place("broadcast", stream_), s, r, root_));
       },
       "Copies root's sendbuf into recvbuf on every rank; recvbuf None: sendbuf is both.", a_send,
       a_recv, a_root, nb::kw_only(), a_stream);
   method(
       "allgather", "all_gather", maybe_send + recv + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, nb::handle stream_) {
-        check_stream("allgather", stream_);
-        return issue<k_async>(self, prepare_all_gather(self.place("allgather"), s, r));
+        return issue<k_async>(self, "allgather", stream_,
+                              prepare_all_gather(self.place("allgather", stream_), s, r));
       },
       "Concatenates every rank's sendbuf, in the order of ranks, into recvbuf on every rank. "
       "sendbuf None: this rank's block of recvbuf.",
@@ -182,8 +181,9 @@ void bind_collectives(CommunicatorClass& c) {
   method(
       "reduce_scatter", nullptr, send + maybe_recv + op + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, const Operator& o, nb::handle stream_) {
-        check_stream("reduce_scatter", stream_);
-        return issue<k_async>(self, prepare_reduce_scatter(self.place("reduce_scatter"), s, r, o));
+        return issue<k_async>(
+            self, "reduce_scatter", stream_,
+            prepare_reduce_scatter(self.place("reduce_scatter", stream_), s, r, o));
       },
       "Reduces sendbuf (nranks blocks) over all ranks; block i goes to recvbuf of rank i. recvbuf "
       "None: into this rank's block of sendbuf.",
@@ -191,8 +191,8 @@ void bind_collectives(CommunicatorClass& c) {
   method(
       "alltoall", "all_to_all", send + maybe_recv + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, nb::handle stream_) {
-        check_stream("alltoall", stream_);
-        return issue<k_async>(self, prepare_all_to_all(self.place("alltoall"), s, r));
+        return issue<k_async>(self, "alltoall", stream_,
+                              prepare_all_to_all(self.place("alltoall", stream_), s, r));
       },
       "Block i of sendbuf goes to rank i, which stores it as block `rank` of recvbuf; in place "
       "when recvbuf is None.",
@@ -206,10 +206,10 @@ void bind_collectives(CommunicatorClass& c) {
       [](PyCommunicator& self, nb::handle s, std::vector<int64_t> sc, nb::handle r,
          std::vector<int64_t> rc, std::vector<int64_t> sd, std::vector<int64_t> rd,
          nb::handle stream_) {
-        check_stream("alltoallv", stream_);
         return issue<k_async>(
-            self, prepare_all_to_all_v(self.place("alltoallv"), s, std::move(sc), r, std::move(rc),
-                                       std::move(sd), std::move(rd)));
+            self, "alltoallv", stream_,
+            prepare_all_to_all_v(self.place("alltoallv", stream_), s, std::move(sc), r,
+                                 std::move(rc), std::move(sd), std::move(rd)));
       },
       "alltoall with a count (in items) for every rank; displacements default to blocks one after "
       "the other.",
@@ -218,32 +218,32 @@ void bind_collectives(CommunicatorClass& c) {
   method(
       "gather", nullptr, maybe_send + maybe_recv + root + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
-        check_stream("gather", stream_);
-        return issue<k_async>(self, prepare_gather(self.place("gather"), s, r, root_));
+        return issue<k_async>(self, "gather", stream_,
+                              prepare_gather(self.place("gather", stream_), s, r, root_));
       },
       "Concatenates every rank's sendbuf into recvbuf on root (elsewhere recvbuf is ignored).",
       a_send, a_recv, a_root, nb::kw_only(), a_stream);
   method(
       "scatter", nullptr, maybe_send + maybe_recv + root + stream,
       [](PyCommunicator& self, nb::handle s, nb::handle r, int64_t root_, nb::handle stream_) {
-        check_stream("scatter", stream_);
-        return issue<k_async>(self, prepare_scatter(self.place("scatter"), s, r, root_));
+        return issue<k_async>(self, "scatter", stream_,
+                              prepare_scatter(self.place("scatter", stream_), s, r, root_));
       },
       "Block i of root's sendbuf goes to recvbuf of rank i (sendbuf is ignored elsewhere).", a_send,
       a_recv, a_root, nb::kw_only(), a_stream);
   method(
       "send", nullptr, send + ", peer: int" + stream,
       [](PyCommunicator& self, nb::handle s, int64_t peer, nb::handle stream_) {
-        check_stream("send", stream_);
-        return issue<k_async>(self, prepare_send(self.place("send"), s, peer));
+        return issue<k_async>(self, "send", stream_,
+                              prepare_send(self.place("send", stream_), s, peer));
       },
       "Sends sendbuf to peer, which must call recv with as many items of the same type.", a_send,
       "peer"_a, nb::kw_only(), a_stream);
   method(
       "recv", nullptr, recv + ", peer: int" + stream,
       [](PyCommunicator& self, nb::handle r, int64_t peer, nb::handle stream_) {
-        check_stream("recv", stream_);
-        return issue<k_async>(self, prepare_recv(self.place("recv"), r, peer));
+        return issue<k_async>(self, "recv", stream_,
+                              prepare_recv(self.place("recv", stream_), r, peer));
       },
       "Receives recvbuf from peer.", a_must, "peer"_a, nb::kw_only(), a_stream);
   const std::string signal = ", signal_index: int = 0, context: int = 0, flags: int = 0";
@@ -256,9 +256,9 @@ void bind_collectives(CommunicatorClass& c) {
           signal + stream,
       [](PyCommunicator& self, nb::handle s, int64_t peer, const RegisteredWindow& window,
          int64_t offset, int64_t index, int64_t context, int64_t flags, nb::handle stream_) {
-        check_stream("put_signal", stream_);
-        return issue<k_async>(self, prepare_put_signal(self.place("put_signal"), s, peer, window,
-                                                       offset, index, context, flags));
+        return issue<k_async>(self, "put_signal", stream_,
+                              prepare_put_signal(self.place("put_signal"), s, peer, window, offset,
+                                                 index, context, flags));
       },
       "Writes local_buffer into what peer registered with peer_window, from item "
       "peer_window_offset on, and then raises a signal there. peer makes no call. Returns when "
@@ -269,8 +269,7 @@ void bind_collectives(CommunicatorClass& c) {
       "signal", nullptr, ", peer: int" + signal + stream,
       [](PyCommunicator& self, int64_t peer, int64_t index, int64_t context, int64_t flags,
          nb::handle stream_) {
-        check_stream("signal", stream_);
-        return issue<k_async>(self,
+        return issue<k_async>(self, "signal", stream_,
                               prepare_signal(self.place("signal"), peer, index, context, flags));
       },
       "Raises a signal at peer, after all that was put there before.", "peer"_a, a_index, a_context,
@@ -280,18 +279,18 @@ void bind_collectives(CommunicatorClass& c) {
       [](PyCommunicator& self,
          const std::variant<WaitSignalDesc, std::vector<WaitSignalDesc>>& descs,
          nb::handle stream_) {
-        check_stream("wait_signal", stream_);
         const auto* one = std::get_if<WaitSignalDesc>(&descs);
-        return issue<k_async>(
-            self, prepare_wait_signal(
-                      self.place("wait_signal"),
-                      one != nullptr ? std::vector<WaitSignalDesc>{*one} : std::get<1>(descs)));
+        return issue<k_async>(self, "wait_signal", stream_,
+                              prepare_wait_signal(self.place("wait_signal"),
+                                                  one != nullptr ? std::vector<WaitSignalDesc>{*one}
+                                                                 : std::get<1>(descs)));
       },
       "Returns when the signals that the descriptors count have come, and takes them; what was put "
       "before each is in place.",
       nb::arg("descs"), nb::kw_only(), a_stream);
   method(
-      "barrier", nullptr, "", [](PyCommunicator& self) { return issue<k_async>(self, Prepared{}); },
+      "barrier", nullptr, "",
+      [](PyCommunicator& self) { return issue<k_async>(self, "barrier", nb::none(), Prepared{}); },
       "Returns (or is done) when every rank has called it.");
 }
 
@@ -443,7 +442,12 @@ void bind_life_cycle(CommunicatorClass& c) {
       "register_buffer",
       [](PyCommunicator& s, nb::handle buffer) {
         s.get();
-        return RegisteredBuffer{MemoryView(buffer, false, {"register_buffer", "buffer"})};
+        RegisteredBuffer made{MemoryView(buffer, false, {"register_buffer", "buffer"})};
+        if (made.view.on_device())
+          throw_status(Status(Code::unsupported,
+                              "register_buffer: a device array says anew at each call on which "
+                              "stream it is: pass it as it is"));
+        return made;
       },
       "buffer"_a, nb::sig("def register_buffer(self, buffer: " TUTTI_ARRAY ") -> Buffer"),
       "Looks at an array once. The result stands for it in calls and saves a microsecond each.");

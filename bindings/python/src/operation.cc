@@ -8,11 +8,13 @@
 #include <limits>
 #include <numeric>
 
+#include "bindings/python/src/errors.h"
+
 namespace tutti::python {
 namespace {
 
-ArgumentName send_of(const Place& p) { return {p.call, "sendbuf"}; }
-ArgumentName recv_of(const Place& p) { return {p.call, "recvbuf"}; }
+ArgumentName send_of(const Place& p) { return {p.call, "sendbuf", p.stream}; }
+ArgumentName recv_of(const Place& p) { return {p.call, "recvbuf", p.stream}; }
 
 Rank check_rank(const Place& place, const char* argument, int64_t rank) {
   if (rank < 0 || rank >= place.ranks)
@@ -170,15 +172,50 @@ Operation collective(Collective which, const Element& element, size_t items) {
 
 }  // namespace
 
-Status Operation::issue(Communicator& c) const {
-  switch (kind) {
+namespace {
+
+// The same names on host memory and on a stream.
+template <class Calls>
+Status issue_on(Calls&& c, const Operation& o) {
+  using Kind = Operation::Kind;
+  switch (o.kind) {
     case Kind::send:
-      return c.send(send, count, dtype, root);
+      return c.send(o.send, o.count, o.dtype, o.root);
     case Kind::recv:
-      return c.recv(recv, count, dtype, root);
+      return c.recv(o.recv, o.count, o.dtype, o.root);
     case Kind::all_to_all_v:
-      return c.all_to_all_v(send, counts->send, counts->send_offsets, recv, counts->recv,
-                            counts->recv_offsets, dtype);
+      return c.all_to_all_v(o.send, o.counts->send, o.counts->send_offsets, o.recv, o.counts->recv,
+                            o.counts->recv_offsets, o.dtype);
+    default:
+      break;
+  }
+  switch (o.collective) {
+    case Collective::all_reduce:
+      return c.all_reduce(o.send, o.recv, o.count, o.dtype, o.reduction);
+    case Collective::reduce_scatter:
+      return c.reduce_scatter(o.send, o.recv, o.count, o.dtype, o.reduction);
+    case Collective::all_gather:
+      return c.all_gather(o.send, o.recv, o.count, o.dtype);
+    case Collective::broadcast:
+      return c.broadcast(o.send, o.recv, o.count, o.dtype, o.root);
+    case Collective::reduce:
+      return c.reduce(o.send, o.recv, o.count, o.dtype, o.reduction, o.root);
+    case Collective::all_to_all:
+      return c.all_to_all(o.send, o.recv, o.count, o.dtype);
+    case Collective::gather:
+      return c.gather(o.send, o.recv, o.count, o.dtype, o.root);
+    case Collective::scatter:
+      return c.scatter(o.send, o.recv, o.count, o.dtype, o.root);
+    default:
+      return Status(Code::internal_error, "an operation of no kind");
+  }
+}
+
+}  // namespace
+
+Status Operation::issue(Communicator& c) const {
+  if (on_device) return issue_on(c.on_stream(stream), *this);
+  switch (kind) {
     case Kind::register_window: {
       Result<Window> made = c.register_window(recv, count * size_of(dtype));
       if (made) *window = std::move(*made);
@@ -191,28 +228,37 @@ Status Operation::issue(Communicator& c) const {
     case Kind::wait_signal:
       return c.wait_signals(waits);
     case Kind::collective:
-      break;
-  }
-  switch (collective) {
-    case Collective::all_reduce:
-      return c.all_reduce(send, recv, count, dtype, reduction);
-    case Collective::reduce_scatter:
-      return c.reduce_scatter(send, recv, count, dtype, reduction);
-    case Collective::all_gather:
-      return c.all_gather(send, recv, count, dtype);
-    case Collective::broadcast:
-      return c.broadcast(send, recv, count, dtype, root);
-    case Collective::reduce:
-      return c.reduce(send, recv, count, dtype, reduction, root);
-    case Collective::all_to_all:
-      return c.all_to_all(send, recv, count, dtype);
-    case Collective::gather:
-      return c.gather(send, recv, count, dtype, root);
-    case Collective::scatter:
-      return c.scatter(send, recv, count, dtype, root);
+      return collective == Collective::barrier ? c.barrier() : issue_on(c, *this);
     default:
-      return c.barrier();
+      return issue_on(c, *this);
   }
+}
+
+void* stream_from(nb::handle stream) {
+  if (stream.is_none()) return nullptr;
+  const nb::object handle = nb::module_::import_("tutti._arrays").attr("stream_handle")(stream);
+  return reinterpret_cast<void*>(nb::cast<uintptr_t>(handle));
+}
+
+void settle_memory(Communicator& communicator, const char* call, void* stream, Prepared* p) {
+  const MemoryView& send = p->send;
+  const MemoryView& recv = p->recv;
+  const bool device = send.on_device() || recv.on_device();
+  const auto on_host = [](const MemoryView& v) { return v.data() != nullptr && !v.on_device(); };
+  if (device && (on_host(send) || on_host(recv)))
+    throw_value_error({call, send.on_device() ? "recvbuf" : "sendbuf"},
+                      "is host memory, the other array device memory: one call takes either");
+  if (!device) {
+    if (stream != nullptr)
+      throw_value_error({call, "stream"}, "must be None: host memory has no streams");
+    return;
+  }
+  p->operation.on_device = true;
+  if (stream == nullptr) stream = recv.on_device() ? recv.stream() : send.stream();
+  p->operation.stream = stream;
+  for (const MemoryView* v : {&recv, &send})
+    if (v->on_device() && v->stream() != stream)
+      throw_if_error(communicator.on_stream(stream).after(v->stream()), communicator.rank());
 }
 
 Prepared prepare_all_reduce(const Place& place, nb::handle send, nb::handle recv,
@@ -463,10 +509,22 @@ void check_flags(const Place& place, int64_t flags) {
 
 }  // namespace
 
+namespace {
+
+void check_on_host(const MemoryView& view, const ArgumentName& name) {
+  if (view.on_device())
+    throw_status(Status(Code::unsupported,
+                        fmt::format("{}: {} is device memory; one-sided calls take host memory",
+                                    name.call, name.argument)));
+}
+
+}  // namespace
+
 Prepared prepare_register_window(const Place& place, nb::handle buffer, RegisteredWindow* window) {
   Prepared p;
   const ArgumentName name{place.call, "buffer"};
   window->view = MemoryView(buffer, true, name);
+  check_on_host(window->view, name);
   p.recv = MemoryView(buffer, true, name);  // until it is registered
   if (window->view.items() == 0) throw_value_error(name, "has no items");
   p.operation = transfer(Operation::Kind::register_window, window->view, 0);
@@ -483,6 +541,7 @@ Prepared prepare_put_signal(const Place& place, nb::handle local_buffer, int64_t
   check_flags(place, flags);
   if (window.communicator == nullptr) throw_value_error({place.call, "peer_window"}, "was closed");
   p.send = MemoryView(local_buffer, false, {place.call, "local_buffer"});
+  check_on_host(p.send, {place.call, "local_buffer"});
   const size_t item = p.send.element().bytes();
   if (offset < 0 || static_cast<uint64_t>(offset) > std::numeric_limits<size_t>::max() / 2 / item)
     throw_value_error({place.call, "peer_window_offset"}, fmt::format("is {}", offset));

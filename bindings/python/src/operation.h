@@ -61,6 +61,8 @@ struct Operation {
   Reduction reduction;
   Rank root = 0;  // or peer
   std::shared_ptr<const Counts> counts;
+  bool on_device = false;
+  void* stream = nullptr;  // where it is enqueued, then
 
   // One-sided: run after the others of a group, in their order.
   bool one_sided() const { return kind >= Kind::register_window; }
@@ -78,11 +80,19 @@ struct Prepared {
   MemoryView send, recv;
 };
 
+// Host or device memory, and on which stream: the given one, or that of the arrays. The stream
+// comes after those that the arrays were made on. Throws ValueError where one call has both kinds
+// of memory, or a stream for host memory.
+void settle_memory(Communicator& communicator, const char* call, void* stream, Prepared* p);
+// The handle of a stream object; null for None.
+void* stream_from(nb::handle stream);
+
 // Where a call is made: its name, and the communicator's shape.
 struct Place {
   const char* call;
   Rank rank;
   uint32_t ranks;
+  void* stream = nullptr;  // that it was given (cudaStream_t); null: none
 };
 
 // Each checks types, sizes and shapes, and infers count and dtype. A `recv` of None means in place

@@ -126,15 +126,15 @@ def test_shared_memory_lives_as_long_as_its_views():
 
 
 class CudaLike:
-    __cuda_array_interface__ = {"shape": (3,), "typestr": "<f4", "data": (0, False), "version": 3}
+    __cuda_array_interface__ = {"shape": (3,), "typestr": "<f4", "data": (4096, False), "version": 3}
 
 
-class CudaDlpack:
+class RocmDlpack:
     def __dlpack__(self, **kwargs):
         raise AssertionError("must not be asked")
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (10, 0)
 
 
 F = np.ones(4, "float32")
@@ -172,9 +172,10 @@ def readonly():
     (BufferError, "sendbuf is not C-contiguous", lambda c: c.allreduce(np.ones((4, 4))[:, 1])),
     (BufferError, "sendbuf is not C-contiguous", lambda c: c.allreduce(np.ones((4, 4), order="F"))),
     (BufferError, "not C-contiguous", lambda c: c.broadcast(np.ones((4, 4), "bfloat16")[:, 1])),
-    (tutti.UnsupportedError, "sendbuf is device memory", lambda c: c.allreduce(CudaLike())),
-    (tutti.UnsupportedError, "sendbuf is device memory", lambda c: c.allreduce(CudaDlpack())),
-    (tutti.UnsupportedError, "stream must be None", lambda c: c.allreduce(F.copy(), stream=1)),
+    # Without a driver that is what is missing, with one the memory is none of its.
+    (tutti.TuttiError, "no CUDA driver|no device memory", lambda c: c.allreduce(CudaLike())),
+    (tutti.UnsupportedError, "sendbuf is memory of a device", lambda c: c.allreduce(RocmDlpack())),
+    (ValueError, "stream must be None", lambda c: c.allreduce(F.copy(), stream=1)),
     (tutti.InvalidArgumentError, "overlap", lambda c: (lambda x: c.allreduce(x[:4], x[1:5]))(np.ones(8))),
     (tutti.InvalidArgumentError, "aligned", lambda c: c.allreduce(np.frombuffer(bytearray(9), "u1")[1:9].view("f4"))),
 ])
