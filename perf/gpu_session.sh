@@ -37,10 +37,22 @@ step() {  # step TITLE COMMAND...
 
 if [ ! -x "$build/bin/test_gpu" ]; then
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
-  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_nccl_device gpu_bench tutti_command nccl"
+  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_nccl_device test_comm_device gpu_bench gpu_ladder tutti_command nccl all_reduce_perf all_gather_perf reduce_scatter_perf alltoall_perf sendrecv_perf"
 fi
 step "Tests" ctest --test-dir "$build" -L gpu --output-on-failure
 step "Figures" "$build/bin/gpu_bench"
+step "The ladder to the kernels" "$build/bin/gpu_ladder"
+# A rank per device; on one device two that share it, which the host stages.
+gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
+ranks=$gpus
+if [ "$gpus" = 1 ]; then
+  ranks=2
+  export TUTTI_MULTI_RANK_GPU=1
+fi
+for program in all_reduce all_gather reduce_scatter alltoall sendrecv; do
+  step "${program}_perf, $ranks ranks on $gpus devices" "$build/bin/${program}_perf" -g "$ranks" -b 8 -e 64M -f 8 --buffer device
+done
+step "all_reduce_perf in a graph" "$build/bin/all_reduce_perf" -g "$ranks" -b 8 -e 1M -f 8 -G 5 --buffer device
 if command -v compute-sanitizer >/dev/null; then
   step "memcheck" compute-sanitizer --tool memcheck --error-exitcode 9 "$build/bin/test_gpu" '--gtest_filter=*Misalignment*:*GraphsReplay*'
   step "racecheck" compute-sanitizer --tool racecheck --error-exitcode 9 "$build/bin/test_gpu" '--gtest_filter=*GraphsReplay*'

@@ -23,7 +23,8 @@ double now_seconds(bool cpu_time) {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-// The two buffers of a rank, used for every size of the sweep.
+// The two buffers of a rank, used for every size of the sweep. Those on a device have mirrors on
+// the host, which are filled and checked.
 class Buffers {
  public:
   Buffers(Harness& harness, BufferKind kind, size_t bytes)
@@ -31,23 +32,42 @@ class Buffers {
         kind_(kind),
         bytes_(bytes),
         a_(harness.allocate(bytes, kind)),
-        b_(harness.allocate(bytes, kind)) {}
+        b_(harness.allocate(bytes, kind)),
+        host_a_(mirrored() ? harness.allocate(bytes, BufferKind::private_memory) : a_),
+        host_b_(mirrored() ? harness.allocate(bytes, BufferKind::private_memory) : b_) {}
   ~Buffers() {
-    if (a_ != nullptr) harness_.release(a_, bytes_, kind_);
-    if (b_ != nullptr) harness_.release(b_, bytes_, kind_);
+    for (void* memory : {a_, b_})
+      if (memory != nullptr) harness_.release(memory, bytes_, kind_);
+    for (void* memory : {host_a_, host_b_})
+      if (mirrored() && memory != nullptr)
+        harness_.release(memory, bytes_, BufferKind::private_memory);
   }
   Buffers(const Buffers&) = delete;
   Buffers& operator=(const Buffers&) = delete;
-  bool ok() const { return a_ != nullptr && b_ != nullptr; }
+  bool ok() const {
+    return a_ != nullptr && b_ != nullptr && host_a_ != nullptr && host_b_ != nullptr;
+  }
+  // Where calls read and write.
   std::byte* a() const { return static_cast<std::byte*>(a_); }
   std::byte* b() const { return static_cast<std::byte*>(b_); }
+  // Where data is made and checked.
+  std::byte* host_a() const { return static_cast<std::byte*>(host_a_); }
+  std::byte* host_b() const { return static_cast<std::byte*>(host_b_); }
+  // Makes the first `bytes` of the buffers what the mirrors are, and the other way round.
+  bool put(size_t bytes) const {
+    return !mirrored() || (harness_.put(a_, host_a_, bytes) && harness_.put(b_, host_b_, bytes));
+  }
+  bool get(size_t bytes) const {
+    return !mirrored() || (harness_.get(host_a_, a_, bytes) && harness_.get(host_b_, b_, bytes));
+  }
 
  private:
+  bool mirrored() const { return kind_ == BufferKind::device; }
+
   Harness& harness_;
   BufferKind kind_;
   size_t bytes_;
-  void* a_;
-  void* b_;
+  void *a_, *b_, *host_a_, *host_b_;
 };
 
 // Where one rank's call reads and writes. In-place forms share a buffer at the offset that
@@ -57,11 +77,11 @@ struct Placement {
   std::byte* recv;
 };
 
-Placement place(const Buffers& buffers, const Call& call, bool in_place, Rank rank,
+Placement place(std::byte* a, std::byte* b, const Call& call, bool in_place, Rank rank,
                 size_t misalign) {
   const size_t element = size_of(call.dtype);
-  std::byte* a = buffers.a() + misalign * element;
-  std::byte* b = buffers.b() + misalign * element;
+  a += misalign * element;
+  b += misalign * element;
   if (!in_place) return {a, b};
   std::byte* own = b + rank * call.count * element;
   switch (call.collective) {
@@ -157,16 +177,24 @@ class PointRun {
       : harness_(harness), options_(options), call_(call), extent_(extent), checker_(checker) {}
 
   bool run(const Buffers& buffers, bool in_place, uint64_t seed, Timing* timing) {
-    const Placement at = place(buffers, call_, in_place, harness_.rank(), options_.misalign);
-    call_.send = at.send;
-    call_.recv = at.recv;
+    const auto placed = [&](std::byte* a, std::byte* b) {
+      return place(a, b, call_, in_place, harness_.rank(), options_.misalign);
+    };
+    const Placement there = placed(buffers.a(), buffers.b());
+    const Placement at = placed(buffers.host_a(), buffers.host_b());
+    const size_t used = (std::max(extent_.send_count, extent_.recv_count) + options_.misalign) *
+                        size_of(call_.dtype);
+    call_.send = there.send;
+    call_.recv = there.recv;
     checker_.fill(at, in_place, extent_, seed);
-    if (!time_iterations(timing) || !time_each(timing)) return false;
+    if (!buffers.put(used) || !time_iterations(timing) || !time_each(timing)) return false;
     double wrong = 0;
     for (uint64_t check = 0; check < options_.checks; ++check) {
       const uint64_t check_seed = seed + 1 + check;  // other data each time, to catch races
       checker_.fill(at, in_place, extent_, check_seed);
-      if (!harness_.barrier() || !harness_.run(call_)) return false;
+      if (!buffers.put(used) || !harness_.barrier() || !harness_.run(call_) ||
+          !harness_.synchronize() || !buffers.get(used))
+        return false;
       wrong += static_cast<double>(checker_.count_wrong(at, extent_, check_seed));
     }
     const std::vector<double> all = harness_.all_gather({wrong});
@@ -183,22 +211,36 @@ class PointRun {
     return true;
   }
 
-  // Seconds this rank spent; negative on failure.
+  // Seconds this rank spent; negative on failure. Calls on device buffers are waited for once, at
+  // the end, as nccl-tests do.
   double timed_loop(uint64_t iterations) {
-    if (!harness_.barrier()) return -1;
+    if (options_.graph_launches > 0) return timed_graph(iterations);
+    if (!harness_.synchronize() || !harness_.barrier()) return -1;
     if (!options_.barrier_each) {
       const double start = now_seconds(options_.cpu_time);
-      if (!repeat(iterations)) return -1;
+      if (!repeat(iterations) || !harness_.synchronize()) return -1;
       return now_seconds(options_.cpu_time) - start;
     }
     double total = 0;
     for (uint64_t i = 0; i < iterations; ++i) {
       if (!harness_.barrier()) return -1;
       const double start = now_seconds(options_.cpu_time);
-      if (!repeat(1)) return -1;
+      if (!repeat(1) || !harness_.synchronize()) return -1;
       total += now_seconds(options_.cpu_time) - start;
     }
     return total;
+  }
+
+  // The iterations as a graph, launched several times: seconds of one launch.
+  double timed_graph(uint64_t iterations) {
+    if (!harness_.synchronize() || !harness_.record([&] { return repeat(iterations); }) ||
+        !harness_.barrier())
+      return -1;
+    const double start = now_seconds(options_.cpu_time);
+    for (uint64_t i = 0; i < options_.graph_launches; ++i)
+      if (!harness_.replay()) return -1;
+    if (!harness_.synchronize()) return -1;
+    return (now_seconds(options_.cpu_time) - start) / static_cast<double>(options_.graph_launches);
   }
 
   // As many iterations as fit time_per_size, agreed by all ranks; 0 on failure.
@@ -252,10 +294,10 @@ class PointRun {
         std::max<uint64_t>(1, std::min(timing->iterations, k_most_samples / harness_.ranks()));
     std::vector<double> mine;
     mine.reserve(samples);
-    if (!harness_.barrier()) return false;
+    if (!harness_.synchronize() || !harness_.barrier()) return false;
     double before = now_seconds(options_.cpu_time);
     for (uint64_t i = 0; i < skip + samples; ++i) {
-      if (!repeat(1)) return false;
+      if (!repeat(1) || !harness_.synchronize()) return false;
       const double after = now_seconds(options_.cpu_time);
       if (i >= skip)
         mine.push_back((after - before) * 1e6 / static_cast<double>(options_.operations));

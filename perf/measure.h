@@ -38,6 +38,7 @@ struct SweepOptions {
   bool barrier_each = false;  // a barrier, not timed, before every iteration
   size_t misalign = 0;        // elements
   BufferKind buffer = BufferKind::private_memory;
+  uint64_t graph_launches = 0;  // of device buffers: iterations are a CUDA graph, replayed so often
 };
 
 struct Timing {

@@ -39,12 +39,9 @@ void add_size(CLI::App& app, const std::string& flags, size_t* target, const std
 void add_gpu_flags(CLI::App& app, PerfOptions* options) {
   const std::vector<std::pair<std::string, std::string>> flags = {
       {"-p,--parallel_init", "ranks always start in parallel"},
-      {"-y,--stream_null", "there are no streams on host memory"},
-      {"-G,--cudagraph", "there are no CUDA graphs on host memory"},
-      {"-x,--cta_policy", "there are no CTAs on host memory"},
-      {"-D,--device_implementation", "there is no device API on host memory"},
-      {"-V,--device_cta_count", "there are no CTAs on host memory"},
-      {"-M,--memory", "no memory report on host memory"},
+      {"-D,--device_implementation", "tutti has no kernels that call from the device"},
+      {"-V,--device_cta_count", "tutti has no kernels that call from the device"},
+      {"-M,--memory", "no memory report"},
   };
   for (const auto& [flag, why] : flags) {
     const std::string note = flag + ": no effect, " + why;
@@ -56,6 +53,18 @@ void add_gpu_flags(CLI::App& app, PerfOptions* options) {
            "accepted for nccl-tests' scripts; " + why)
         ->group("GPU only");
   }
+  app.add_option("-G,--cudagraph", options->sweep.graph_launches,
+                 "capture the iterations as a CUDA graph and launch it so often (0: no graph)")
+      ->check(CLI::Range(0u, 1000000u))
+      ->group("GPU only");
+  app.add_option_function<int>(
+         "-y,--stream_null", [options](int on) { options->null_stream = on != 0; },
+         "1: calls go on the default stream")
+      ->group("GPU only");
+  app.add_option("-x,--cta_policy", options->cta_policy,
+                 "2: copies by the copy engines where they serve (NCCL_CTA_POLICY)")
+      ->check(CLI::Range(0, 2))
+      ->group("GPU only");
 }
 
 void add_launch_flags(CLI::App& app, PerfOptions* options) {
@@ -64,11 +73,10 @@ void add_launch_flags(CLI::App& app, PerfOptions* options) {
   app.add_option_function<uint32_t>(
          "-g,--ngpus",
          [options](uint32_t gpus) {
-           options->notes.push_back(fmt::format(
-               "-g {}: on host memory each device is one more thread of the process", gpus));
-           options->threads *= std::max(gpus, 1u);
+           options->gpus = std::max(gpus, 1u);
+           options->threads *= options->gpus;
          },
-         "multiplies -t on host memory")
+         "devices for each thread: each is a rank in a thread of its own, also on host memory")
       ->trigger_on_parse(false);
   app.add_option_function<std::string>(
          "--ranks,--np",
@@ -116,17 +124,23 @@ void add_report_flags(CLI::App& app, PerfOptions* options) {
       "-R,--local_register",
       [options](const std::string& level) {
         if (level == "0") return;
-        options->sweep.buffer = BufferKind::mem_alloc;
-        options->notes.push_back("-R: buffers come from tutti::mem_alloc");
+        if (options->sweep.buffer == BufferKind::private_memory)
+          options->sweep.buffer = BufferKind::mem_alloc;
+        options->notes.push_back("-R: host buffers come from tutti::mem_alloc");
       },
       "not 0: --buffer mem_alloc");
   app.add_option_function<std::string>(
          "--buffer",
-         [sweep](const std::string& kind) {
-           sweep->buffer = kind == "mem_alloc" ? BufferKind::mem_alloc : BufferKind::private_memory;
+         [options, sweep](const std::string& kind) {
+           sweep->buffer = kind == "mem_alloc" ? BufferKind::mem_alloc
+                           : kind == "device"  ? BufferKind::device
+                                               : BufferKind::private_memory;
+           options->find_device = kind == "auto";
          },
-         "private or mem_alloc (memory that the ranks of a host share)")
-      ->check(CLI::IsMember({"private", "mem_alloc"}));
+         "private, mem_alloc (memory that the ranks of a host share), device, or auto: device "
+         "where "
+         "every rank has one, else private")
+      ->check(CLI::IsMember({"private", "mem_alloc", "device", "auto"}));
   app.add_option("--transport", options->transport, "use only this transport")
       ->check(CLI::IsMember({"shm", "tcp"}));
 }
@@ -236,6 +250,7 @@ std::optional<int> parse_options(int argc, char** argv, std::optional<Collective
   options->arguments.assign(argv, argv + argc);
   if (collective) {
     options->sweep.collective = *collective;
+    options->find_device = true;  // as nccl-tests would
   } else {
     // `tutti perf`: ours from the start; the nccl-tests-named binaries keep nccl-tests' columns.
     options->ceilings = true;

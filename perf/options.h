@@ -20,6 +20,10 @@ struct PerfOptions {
   std::vector<uint32_t> peer_ranks;  // --peers: rank counts to sweep
   bool threads_mode = false;         // those ranks are threads, not processes
   uint32_t threads = 1;              // ranks per process (-t times -g)
+  uint32_t gpus = 1;                 // -g
+  bool find_device = false;          // device buffers where every rank has a device
+  bool null_stream = false;          // -y
+  int cta_policy = -1;               // -x; -1: not given
   uint64_t run_cycles = 1;           // 0: for ever
   uint64_t repeat = 1;               // sweeps whose medians are reported
   uint32_t timeout_s = 0;

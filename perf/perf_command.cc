@@ -53,12 +53,15 @@ std::string read_text(const double* values) {
   return text;
 }
 
-std::vector<RankInfo> gather_rank_info(Harness& harness) {
+std::vector<RankInfo> gather_rank_info(TuttiHarness& harness) {
   char host[k_name_length] = {};
   gethostname(host, sizeof(host) - 1);
   std::vector<double> mine{static_cast<double>(getpid())};
   append_text(&mine, host);
-  append_text(&mine, cpu_model());
+  append_text(
+      &mine, harness.device() == nullptr
+                 ? cpu_model()
+                 : fmt::format("GPU {} {}", harness.device()->ordinal(), harness.device()->name()));
   const std::vector<double> all = harness.all_gather(mine);
   std::vector<RankInfo> infos;
   for (size_t at = 0; at + mine.size() <= all.size(); at += mine.size())
@@ -88,6 +91,7 @@ class RankRun {
     start_time_ = local_time();
     if (options_.sweep.roots.empty())
       for (Rank r = 0; r < harness_.ranks(); ++r) options_.sweep.roots.push_back(r);
+    if (const std::string error = choose_buffers(); !error.empty()) return fail(error);
     infos_ = gather_rank_info(harness_);
     if (infos_.empty()) return fail(harness_.error());
     clamp_sizes();
@@ -110,6 +114,48 @@ class RankRun {
     return 3;
   }
 
+  // Device buffers when they are asked for, or where every rank has a device: rank r of a host its
+  // r-th one. Several ranks on one need the variable that allows it.
+  std::string choose_buffers() {
+    if (!options_.find_device && options_.sweep.buffer != BufferKind::device)
+      return drop_device_flags();
+    char host[k_name_length] = {};
+    gethostname(host, sizeof(host) - 1);
+    const int devices = DeviceSide::devices();
+    std::vector<double> mine{static_cast<double>(devices)};
+    append_text(&mine, host);
+    const std::vector<double> all = harness_.all_gather(mine);
+    if (all.empty()) return harness_.error();
+    bool everywhere = true;
+    std::map<std::string, int> ranks;  // of each host, so far
+    int own = 0;
+    for (Rank r = 0; r < harness_.ranks(); ++r) {
+      const double* of_rank = &all[r * mine.size()];
+      const int index = ranks[read_text(of_rank + 1)]++;
+      if (r == harness_.rank()) own = index;
+      const bool room = index < static_cast<int>(of_rank[0]);
+      everywhere = everywhere && of_rank[0] > 0 && (room || several_ranks_per_device());
+    }
+    if (!everywhere && options_.find_device) return drop_device_flags();
+    if (devices == 0) return "no device here for --buffer device";
+    auto opened = DeviceSide::open(own % devices, options_.null_stream);
+    if (!opened) return opened.status().to_string();
+    harness_.use_device(std::move(*opened));
+    options_.sweep.buffer = BufferKind::device;
+    options_.ceilings = table_.ceilings = false;  // they are the host's
+    return "";
+  }
+  std::string drop_device_flags() {
+    if (options_.sweep.graph_launches > 0)
+      options_.notes.push_back("-G: no effect, there are no CUDA graphs on host memory");
+    options_.sweep.graph_launches = 0;
+    return "";
+  }
+  static bool several_ranks_per_device() {
+    const Result<Config> config = Config::from_environment();
+    return config && config->multi_rank_gpu;
+  }
+
   // Two buffers a rank and as much again for the library must fit this host.
   void clamp_sizes() {
     size_t local = 0;
@@ -129,11 +175,11 @@ class RankRun {
     fmt::print("# Collective test starting: {}\n",
                slash == std::string::npos ? options_.program : options_.program.substr(slash + 1));
     fmt::print(
-        "# nThread {} nGpus 1 minBytes {} maxBytes {} step: {} warmup iters: {} iters: {} agg "
+        "# nThread {} nGpus {} minBytes {} maxBytes {} step: {} warmup iters: {} iters: {} agg "
         "iters: "
-        "{} validation: {} graph: 0\n#\n",
-        options_.threads, s.min_bytes, s.max_bytes, step, s.warmup, s.iterations, s.operations,
-        s.checks);
+        "{} validation: {} graph: {}\n#\n",
+        options_.threads / options_.gpus, options_.gpus, s.min_bytes, s.max_bytes, step, s.warmup,
+        s.iterations, s.operations, s.checks, s.graph_launches);
     fmt::print("# Using devices\n");
     for (const RankInfo& info : infos_) fmt::print("{}\n", device_line(info));
     print_notes();
@@ -146,11 +192,12 @@ class RankRun {
     const SweepOptions& s = options_.sweep;
     static constexpr const char* k_across[] = {"of rank 0", "average over ranks",
                                                "minimum over ranks", "maximum over ranks"};
-    fmt::print(
-        "#\n# {} ranks, buffers: {}; time: mean over iterations, {}{}\n", harness_.ranks(),
-        s.buffer == BufferKind::mem_alloc ? "mem_alloc (shared by the ranks of a host)" : "private",
-        k_across[static_cast<size_t>(s.across)],
-        options_.repeat > 1 ? fmt::format(", median of {} sweeps", options_.repeat) : "");
+    fmt::print("#\n# {} ranks, buffers: {}; time: mean over iterations, {}{}\n", harness_.ranks(),
+               s.buffer == BufferKind::mem_alloc ? "mem_alloc (shared by the ranks of a host)"
+               : s.buffer == BufferKind::device  ? "device"
+                                                 : "private",
+               k_across[static_cast<size_t>(s.across)],
+               options_.repeat > 1 ? fmt::format(", median of {} sweeps", options_.repeat) : "");
     for (const std::string& note : options_.notes) fmt::print("# {}\n", note);
     if (options_.ceilings)
       for (const std::string& line : ceilings_.lines()) fmt::print("{}\n", line);
@@ -249,6 +296,8 @@ class RankRun {
 // The library reads its settings from the environment; flags of ours become variables.
 void export_flags(const PerfOptions& options) {
   if (!options.transport.empty()) setenv("TUTTI_TRANSPORTS", options.transport.c_str(), 1);
+  if (options.cta_policy >= 0)
+    setenv("NCCL_CTA_POLICY", std::to_string(options.cta_policy).c_str(), 1);
   if (options.timeout_s > 0) setenv("TUTTI_TIMEOUT", std::to_string(options.timeout_s).c_str(), 1);
 }
 

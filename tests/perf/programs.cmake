@@ -15,6 +15,11 @@ if(TARGET tutti AND TARGET tutti_command)
     set_tests_properties(perf.install PROPERTIES LABELS process TIMEOUT 600)
   endif()
 endif()
+if(TARGET fake_libcuda AND TARGET all_reduce_perf)
+  add_test(NAME perf.device COMMAND ${CMAKE_CURRENT_LIST_DIR}/device_perf_test.sh
+    ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${PROJECT_BINARY_DIR}/lib/fake)
+  set_tests_properties(perf.device PROPERTIES LABELS process TIMEOUT 600)
+endif()
 if(TARGET peer_gloo)  # needs no launcher, so it can show that the peers' side checks data too
   add_test(NAME perf.peer_gloo COMMAND peer_gloo --ranks 2 --algorithm ring -b 64 -e 4K -f 64 -n 2)
   set_tests_properties(perf.peer_gloo PROPERTIES LABELS process TIMEOUT 120)
