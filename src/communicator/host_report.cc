@@ -10,6 +10,7 @@
 #include "topology/discover.h"
 #include "topology/load.h"
 #include "topology/nccl_xml.h"
+#include "topology/spec.h"
 
 namespace tutti {
 namespace {
@@ -90,16 +91,24 @@ Machine with_ports_of(Machine m, const std::vector<std::string>& interfaces) {
 }
 
 Result<Machine> from_setting(const std::string& setting) {
+  const Status spec(Code::invalid_argument,
+                    setting +
+                        ": a spec does not say what this host looks like; expected a file "
+                        "with NCCL's or hwloc's XML, or the name of a recorded machine that "
+                        "has one");
   std::string text;
   if (const RecordedMachine* recorded = find_recorded_machine(setting)) {
     text = recorded->text;
+    if (!text.starts_with("<")) return spec;
+  } else if (parse_cluster(setting)) {
+    return spec;
   } else {
     Result<std::string> read = read_topology_file(setting);
     if (!read) return read.status();
     text = std::move(*read);
   }
   Result<std::vector<Machine>> machines = parse_machines(text);
-  if (!machines) return machines.status().with_context(setting);
+  if (!machines) return parse_cluster(text) ? spec : machines.status().with_context(setting);
   if (machines->size() != 1)
     return Status(Code::invalid_argument,
                   fmt::format("{}: describes {} hosts; this is one", setting, machines->size()));

@@ -200,6 +200,12 @@ TEST(Placement, LooksAtThisHostAndAtRecordedOnes) {
   config.topology = "/nowhere/topo.xml";
   EXPECT_THAT(look_at_host(config).status().message(),
               HasSubstr("TUTTI_TOPO: /nowhere/topo.xml: No such file"));
+  for (const char* spec :
+       {"node:4{nics=2x100Gb/s} gpu:8{bw=48GB/s}", "gpu:8{bw=48GB/s}", "cpu-2s-icelake"}) {
+    config.topology = spec;
+    EXPECT_THAT(look_at_host(config).status().message(),
+                HasSubstr(std::string("TUTTI_TOPO: ") + spec + ": a spec does not say what this"));
+  }
 }
 
 TEST(Placement, AMalformedFileIsTheSameErrorOnAllRanks) {

@@ -88,7 +88,7 @@ TUTTI_HD void v2(Team team, const Sum& sum) {
   const A a(Operator{});
   for (uint64_t at = uint64_t{team.index} * k_vector; at < sum.bytes;
        at += uint64_t{team.count} * k_vector) {
-    typename A::Wide acc[k_each];
+    typename A::Wide acc[k_each]{};  // k is at least 1, which the compiler cannot see
     for (uint32_t first = 0; first < sum.k; first += k_group) {
       Words<k_vector> v[k_group];
       TUTTI_HD_UNROLL(8)
