@@ -662,8 +662,10 @@ TEST_P(Way, RevokeEndsAWait) {
 
 // A put by reference ends where its target leaves, or has given up.
 TEST_P(Way, TheTargetMayLeave) {
-  run(2, [](ncclComm_t comm, int rank, int) -> std::string {
-    Memory target(1 << 20, false);
+  // A window's memory outlives its communicator, which serves until it is destroyed.
+  Memory first(1 << 20, false), second(1 << 20, false);
+  run(2, [&](ncclComm_t comm, int rank, int) -> std::string {
+    Memory& target = rank == 0 ? first : second;
     ncclWindow_t window = nullptr;
     if (std::string trouble = with_window(comm, target, &window); !trouble.empty()) return trouble;
     if (rank == 1) return {};  // destroys its communicator

@@ -137,9 +137,11 @@ TEST(Options, flags_of_nccl_tests) {
 
 TEST(Options, gpu_flags_are_accepted_and_named) {
   PerfOptions options;
-  ASSERT_EQ(parse({"-G", "3", "-y", "1", "-D", "0"}, &options), std::nullopt);
-  ASSERT_EQ(options.notes.size(), 2u);
-  EXPECT_THAT(options.notes[0] + options.notes[1], testing::HasSubstr("cudagraph"));
+  ASSERT_EQ(parse({"-G", "3", "-y", "1", "-p", "1", "-D", "0"}, &options), std::nullopt);
+  EXPECT_EQ(options.sweep.graph_launches, 3u);
+  EXPECT_TRUE(options.null_stream);
+  ASSERT_EQ(options.notes.size(), 1u);  // what has no effect, and is not 0
+  EXPECT_THAT(options.notes[0], testing::HasSubstr("parallel_init"));
 }
 
 TEST(Options, bad_values_end_the_program) {
