@@ -1,8 +1,8 @@
 // Communicator: a group of ranks and the collectives among them.
 //
-//   auto comm = tutti::Communicator::from_environment();            // under tutti run, torchrun,
-//   mpirun, srun tutti::Status s = comm->all_reduce(in, out, n, tutti::DType::float32,
-//   tutti::ReduceOp::sum);
+//   auto comm = tutti::Communicator::from_environment();  // tutti run, torchrun, mpirun, srun
+//   if (!comm) return comm.status();
+//   return (*comm)->all_reduce(in, out, n, tutti::DType::float32, tutti::ReduceOp::sum);
 //
 // `count` is always the elements of one block: per-rank contribution for all_gather, gather and
 // all_to_all (one destination's share), per-rank result for reduce_scatter and scatter, the whole
@@ -274,4 +274,4 @@ Status mem_free(void* memory);
 // "0.1.0"
 const char* version();
 
-}  // namespace gnu::visibility("default")]]tutti
+}  // namespace tutti

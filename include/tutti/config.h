@@ -82,4 +82,4 @@ struct Config {
   static std::vector<std::string> unknown_variables();
 };
 
-}  // namespace gnu::visibility("default")]]tutti
+}  // namespace tutti

@@ -80,7 +80,7 @@ class [[nodiscard]] Result {
   std::variant<T, Status> value_;
 };
 
-}  // namespace gnu::visibility("default")]]tutti
+}  // namespace tutti
 
 // Return early with the Status of `expression` unless it is ok.
 #define TUTTI_RETURN_IF_ERROR(expression)                                                        \

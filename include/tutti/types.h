@@ -81,4 +81,4 @@ std::optional<DType> parse_dtype(std::string_view text);
 std::optional<ReduceOp> parse_reduce_op(std::string_view text);
 std::optional<Collective> parse_collective(std::string_view text);
 
-}  // namespace gnu::visibility("default")]]tutti
+}  // namespace tutti

@@ -26,4 +26,4 @@ struct UniqueId {
   bool operator==(const UniqueId&) const = default;
 };
 
-}  // namespace gnu::visibility("default")]]tutti
+}  // namespace tutti

@@ -10,8 +10,8 @@
 //           7
 //
 // broadcast:          T = d (alpha + M beta),  d = ceil(log2 n)
-// reduce:             T = d (alpha + M beta) + d(d+1)/2 M gamma  (a pass adds up all children at
-// once) gather, scatter:    T = (ceil(log2 n) + 1) alpha + (n-1) M beta   (M: one rank's block)
+// reduce:             T = d (alpha + M beta) + d(d+1)/2 M gamma  (one pass adds up all children)
+// gather, scatter:    T = (ceil(log2 n) + 1) alpha + (n-1) M beta   (M: one rank's block)
 //
 // For small blocks; the root of gather and scatter handles log2 n messages instead of n-1.
 //

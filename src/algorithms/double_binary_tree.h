@@ -21,8 +21,8 @@
 //   all_reduce:         4d + 4k, up and down share the ports:
 //                                                    T = (2d + 3) alpha + (4d + 4k) M/(2k) beta
 //                       -> 2 M beta for many chunks
-// The other steps follow one another in the pipeline: they cost overheads, no latency
-// (Cost::overlapped). reduced bytes: M per rank, plus d M/k to fill the pipeline.
+// The other steps follow one another in the pipeline: they cost overheads (Cost::overlapped).
+// reduced bytes: M per rank, plus d M/k to fill the pipeline.
 //
 // Logarithmic latency at near-optimal bandwidth: for middle sizes and many ranks.
 //

@@ -113,8 +113,8 @@ std::vector<Rank> LineTransport::lost() const {
   for (Rank peer = 0; peer < options_.ranks; ++peer) {
     if (peer == rank() || arena_ == nullptr || !reaches(peer)) continue;
     // An orderly goodbye is told to nobody: it is looked for here.
-    const bool left = !closed_ && arena_of(peer)->control().life.load(std::memory_order_acquire) ==
-                                      Life::closed;
+    const bool left =
+        !closed_ && arena_of(peer)->control().life.load(std::memory_order_acquire) == Life::closed;
     if (left || gone_.contains(peer)) peers.push_back(peer);
   }
   return peers;
