@@ -6,6 +6,7 @@
 #include <chrono>
 #include <optional>
 
+#include "src/base/hash.h"
 #include "transports/shm/host.h"
 
 namespace tutti {
@@ -40,11 +41,6 @@ Status duplicate_device(Rank a, Rank b) {
       "duplicate GPU: rank {} and rank {} are on the same device; TUTTI_MULTI_RANK_GPU=1 or "
       "NCCL_MULTI_RANK_GPU_ENABLE=1 allows it",
       a, b));
-}
-
-uint64_t mix(uint64_t h, uint64_t word) {
-  h = (h ^ word) * 0x9E3779B97F4A7C15;
-  return h ^ h >> 29;
 }
 
 uint64_t this_host(const std::string& host_id) {

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "src/algorithms/algorithms.h"
+#include "src/base/hash.h"
 #include "src/communicator/device_rank.h"
 #include "src/communicator/one_sided_channel.h"
 
@@ -25,12 +26,6 @@ constexpr Clock::duration k_left_behind_network = std::chrono::seconds(10);
 
 // Stands for the root in the record of a call by which ranks find out about their devices.
 constexpr Rank k_meeting = ~Rank{0};
-
-uint64_t mix(uint64_t h, uint64_t word) {
-  h ^= word * 0x9e3779b97f4a7c15ULL;
-  h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93ULL;
-  return h ^ (h >> 29);
-}
 
 bool has_blocks(Collective c, bool input) {
   switch (c) {
