@@ -1,13 +1,17 @@
-// `tutti tune [-o FILE]`, `tutti tune --check [--profile FILE]`
+// `tutti tune [-o FILE]`, `tutti tune --check [--profile FILE]`, `tutti tune --validate`
 //
 // Alone it starts ranks itself: kernels first, then messages through shared memory with ranks that
 // have CPUs of their own and with ranks that do not, then sockets over loopback. Started by a
 // launcher with ranks on several hosts it measures the network between them and adds that to the
-// profile of rank 0's host.
+// profile of rank 0's host. Prices are fitted to a few patterns; what they leave of every algorithm
+// becomes the profile's corrections.
+//
+// --check holds a profile to reality. --validate makes one and holds it to reality at other sizes,
+// measured in turns: what it prints is the model's error, not the machine's moods between two runs.
 #include "perf/tune_command.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -20,13 +24,14 @@
 
 #include "perf/launch.h"
 #include "perf/options.h"
+#include "perf/statistics.h"
+#include "perf/tune_check.h"
 #include "perf/tune_fit.h"
 #include "perf/tune_kernels.h"
 #include "perf/tune_probes.h"
+#include "perf/tune_world.h"
 #include "src/communicator/environment.h"
-#include "src/communicator/peers.h"
 #include "src/cost/machine.h"
-#include "src/planner/tuner.h"
 
 namespace {
 
@@ -37,10 +42,13 @@ using perf::ProbeSet;
 
 struct Options {
   std::string output, profile_file, transport = "all";
-  std::vector<std::string> sizes = {"64", "4K", "64K", "1M"};
+  std::vector<std::string> sizes;  // none: those of what is done
   uint32_t ranks = 0;
   uint32_t repetitions = 7;
-  bool check = false;
+  bool check = false, validate = false;
+
+  perf::ProbeOptions probes() const { return {repetitions, 0.008}; }
+  perf::ProbeOptions contest() const { return {3 * repetitions, 0.008}; }  // few, close together
 };
 
 int fail(const std::string& message) {
@@ -71,125 +79,50 @@ Status write_profile(const Profile& profile, const std::string& file) {
   return error ? Status(Code::system_error, "cannot write " + file) : Status();
 }
 
-// What a fit is made from: patterns of every kind, each at several sizes.
-std::vector<Probe> fitting_probes(const std::vector<uint64_t>& sizes, bool windows) {
-  std::vector<Probe> probes;
-  const auto add = [&](Collective c, const char* algorithm) {
-    for (uint64_t bytes : sizes) probes.push_back({c, algorithm, bytes});
-  };
-  if (windows) {
-    add(Collective::all_reduce, "direct_two_shot");
-    return probes;
-  }
-  add(Collective::all_reduce, "ring");
-  add(Collective::all_reduce, "recursive_doubling");
-  add(Collective::all_reduce, "halving_doubling");
-  add(Collective::broadcast, "binomial");
-  add(Collective::all_to_all, "pairwise");
-  add(Collective::all_gather, "direct");
-  add(Collective::all_reduce, "hierarchical_leader");
-  return probes;
+// Patterns of every kind: what prices are fitted to.
+constexpr std::pair<Collective, std::string_view> k_patterns[] = {
+    {Collective::all_reduce, "ring"},
+    {Collective::all_reduce, "recursive_doubling"},
+    {Collective::all_reduce, "halving_doubling"},
+    {Collective::all_reduce, "hierarchical_leader"},
+    {Collective::broadcast, "binomial"},
+    {Collective::all_to_all, "pairwise"},
+    {Collective::all_gather, "direct"}};
+constexpr std::pair<Collective, std::string_view> k_window_patterns[] = {
+    {Collective::all_reduce, "direct_two_shot"}};
+
+template <class Keep>
+ProbeSet only(const ProbeSet& set, const Keep& keep) {
+  ProbeSet some{set.placement, {}};
+  for (const Probe& p : set.probes)
+    if (keep(p)) some.probes.push_back(p);
+  return some;
+}
+template <size_t n>
+std::vector<ProbeSet> patterns(const std::vector<ProbeSet>& sets,
+                               const std::pair<Collective, std::string_view> (&wanted)[n]) {
+  std::vector<ProbeSet> some;
+  for (const ProbeSet& set : sets)
+    some.push_back(only(set, [&](const Probe& p) {
+      return std::find(std::begin(wanted), std::end(wanted),
+                       std::pair{p.collective, std::string_view(p.algorithm)}) != std::end(wanted);
+    }));
+  return some;
 }
 
-// Every algorithm of the collectives with a choice, and the planner's own.
-std::vector<Probe> checking_probes(const std::vector<uint64_t>& sizes) {
-  std::vector<Probe> probes;
-  for (const Collective c :
-       {Collective::all_reduce, Collective::reduce_scatter, Collective::all_gather,
-        Collective::broadcast, Collective::reduce, Collective::all_to_all})
-    for (uint64_t bytes : sizes) {
-      for (const Algorithm& a : algorithms()) probes.push_back({c, std::string(a.name), bytes});
-      probes.push_back({c, "", bytes});
-    }
-  return probes;
-}
-
-// Memory that the ranks' processes share with this one: the measured seconds, and whether they are.
-class Board {
- public:
-  static constexpr size_t k_most = 2048;  // probes
-  Board()
-      : cells_(static_cast<double*>(
-            mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
-  ~Board() { munmap(cells_, bytes()); }
-  Board(const Board&) = delete;
-  Board& operator=(const Board&) = delete;
-
-  void write(const std::vector<Probe>& all, const std::vector<Probe>& measured) {
-    for (size_t i = 0, m = 0; i < all.size() && m < measured.size(); ++i)
-      if (same(all[i], measured[m])) {
-        cells_[k_most + i] = measured[m].spread;
-        cells_[i] = measured[m++].seconds;
-      }
-  }
-  std::vector<Probe> read(const std::vector<Probe>& all) const {
-    std::vector<Probe> measured;
-    for (size_t i = 0; i < all.size(); ++i)
-      if (cells_[i] > 0) {
-        measured.push_back(all[i]);
-        measured.back().seconds = cells_[i];
-        measured.back().spread = cells_[k_most + i];
-      }
-    return measured;
-  }
-
- private:
-  static size_t bytes() { return 2 * k_most * sizeof(double); }
-  static bool same(const Probe& a, const Probe& b) {
-    return a.collective == b.collective && a.algorithm == b.algorithm && a.bytes == b.bytes;
-  }
-  double* cells_;
-};
-
-// The placement that ranks on this host have.
-Placement local_placement(uint32_t ranks, bool tcp) {
-  Placement p;
-  p.ranks = ranks;
-  p.host.assign(ranks, 0);
-  p.cpu_pools = p.host;
-  const Result<Config> config = Config::from_environment();
-  p.cpus = PeerIdentity::of_this_process(config ? *config : Config()).cpus;
-  p.hierarchy.level.push_back(p.host);
-  p.sockets_inside = tcp;
-  p.shared = !tcp && ranks > 1 && ranks <= 64;
-  p.by_reference = !tcp;
-  return p;
-}
-
-// Measures on `ranks` processes of this host.
-Result<ProbeSet> measure_here(uint32_t ranks, bool tcp, const std::vector<Probe>& wanted,
-                              const Options& o) {
-  Board board;
-  setenv("TUTTI_TRANSPORTS", tcp ? "tcp" : "shm", 1);
-  const int code = perf::launch({ranks, false, 1}, [&](std::unique_ptr<Communicator> c) {
-    std::vector<Probe> probes = wanted;
-    const Result<Config> config = Config::from_environment();
-    if (!config) return fail(config.status().message());
-    if (const Status s = perf::measure_probes(*c, *config, {o.repetitions, 0.008}, probes); !s.ok())
-      return fail(s.to_string());
-    if (c->rank() == 0) board.write(wanted, probes);
-    return 0;
-  });
-  unsetenv("TUTTI_TRANSPORTS");
-  if (code != 0) return Status(Code::system_error, fmt::format("the ranks ended with {}", code));
-  return ProbeSet{local_placement(ranks, tcp), board.read(wanted)};
-}
-
-std::vector<uint64_t> sizes_of(const Options& o) {
+// Sizes to fit at, on both sides of where messages of a block, or of an eighth of it, begin to be
+// pulled (src/executor/router.h); and others, between them, to check at.
+const std::vector<std::string> k_fit_sizes = {"64", "512", "4K", "8K", "32K", "64K", "256K", "2M"};
+const std::vector<std::string> k_check_sizes = {"256", "2K", "16K", "128K", "1M"};
+std::vector<uint64_t> sizes_of(const std::vector<std::string>& texts) {
   std::vector<uint64_t> sizes;
-  for (const std::string& text : o.sizes)
+  for (const std::string& text : texts)
     if (const std::optional<size_t> size = perf::parse_size(text)) sizes.push_back(*size);
   return sizes;
 }
 
 // Half of the repetitions this much above the quickest quarter: figures are worth little.
 constexpr double k_busy = 1.25;
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // --- tuning
 
@@ -203,10 +136,10 @@ void report(const char* what, const Profile& before, const Profile& after,
   std::vector<double> spreads;
   for (const ProbeSet& set : sets)
     for (const Probe& p : set.probes) spreads.push_back(p.spread);
-  if (median(spreads) > k_busy)
+  if (perf::median(spreads) > k_busy)
     fmt::print(stderr,
                "  this machine was busy (repetitions differ by {:.0f} %): better measure again\n",
-               100 * (median(spreads) - 1));
+               100 * (perf::median(spreads) - 1));
 }
 
 Profile fitted(const char* what, const Profile& start, const std::vector<perf::Knob>& knobs,
@@ -232,40 +165,58 @@ std::string today() {
   return text;
 }
 
-int tune_here(const Options& o) {
-  const std::vector<uint64_t> sizes = sizes_of(o);
+Profile tuned_in_memory(Profile profile, const std::vector<ProbeSet>& sets) {
+  const std::vector<ProbeSet> plans = patterns(sets, k_patterns);
+  profile = fitted("messages through shared memory", profile, perf::memory_knobs(), plans);
+  profile = curved(std::move(profile), false, plans);
+  return fitted("shared windows", profile, perf::window_knobs(), patterns(sets, k_window_patterns));
+}
+Profile tuned_over_sockets(Profile profile, const std::vector<ProbeSet>& sets) {
+  const std::vector<ProbeSet> plans = patterns(sets, k_patterns);
+  profile = fitted("sockets over loopback", profile, perf::loopback_knobs(), plans);
+  return curved(std::move(profile), true, plans);
+}
+Profile tuned_over_network(Profile profile, const std::vector<ProbeSet>& sets) {
+  // Straight knobs would have no effect beside curves of an earlier run.
+  if (profile.network_ends) {
+    profile.network_ends->send_curve = profile.network_ends->recv_curve = {};
+    const std::optional<EndCost> usual = builtin_profile().network_ends;
+    if (profile.network_ends->send == 0 && usual) profile.network_ends = usual;
+  }
+  const std::vector<ProbeSet> plans = patterns(sets, k_patterns);
+  profile = fitted("network", profile, perf::network_knobs(), plans);
+  return curved(std::move(profile), true, plans);
+}
+using Tuner = Profile (*)(Profile, const std::vector<ProbeSet>&);
+Profile tuned(Tuner tuner, Profile profile, const std::vector<ProbeSet>& sets) {
+  profile = tuner(std::move(profile), sets);
+  for (const ProbeSet& set : sets) profile = perf::corrected(profile, set);
+  return profile;
+}
+
+// What ranks on this host talk through.
+struct Inside {
+  const char* name;
+  bool tcp;
+  Tuner tuner;
+};
+constexpr Inside k_inside[] = {{"shared memory", false, tuned_in_memory},
+                               {"sockets over loopback", true, tuned_over_sockets}};
+bool wanted(const Options& o, const Inside& inside) {
+  return o.transport == "all" || o.transport == (inside.tcp ? "tcp" : "shm");
+}
+
+// The built-in profile with this machine's kernels, to fit from.
+Profile start_here() {
   Profile profile = builtin_profile();
   profile.name = "tutti tune";
   profile.source = "tutti tune, " + today();
   profile.machine = describe_machine();
   perf::measure_kernels(profile);
-  const uint32_t cpus = local_placement(2, false).cpus;
-  const uint32_t crowd = o.ranks > 0 ? o.ranks : std::clamp(4 * cpus, 4u, 32u);
-  if (o.transport == "all" || o.transport == "shm") {
-    std::vector<ProbeSet> plans, windows;
-    for (const uint32_t ranks : {2u, crowd}) {
-      // Uncrowded CPUs tell what messages cost, crowded ones what handing over costs.
-      Result<ProbeSet> plan = measure_here(ranks, false, fitting_probes(sizes, false), o);
-      if (!plan) return fail(plan.status().message());
-      Result<ProbeSet> window = measure_here(ranks, false, fitting_probes(sizes, true), o);
-      if (!window) return fail(window.status().message());
-      plans.push_back(std::move(*plan));
-      windows.push_back(std::move(*window));
-    }
-    profile = fitted("messages through shared memory", profile, perf::memory_knobs(), plans);
-    profile = curved(std::move(profile), false, plans);
-    profile = fitted("shared windows", profile, perf::window_knobs(), windows);
-  }
-  if (o.transport == "all" || o.transport == "tcp") {
-    std::vector<ProbeSet> sets;
-    for (const uint32_t ranks : {2u, crowd}) {
-      Result<ProbeSet> set = measure_here(ranks, true, fitting_probes(sizes, false), o);
-      if (!set) return fail(set.status().message());
-      sets.push_back(std::move(*set));
-    }
-    profile = fitted("sockets over loopback", profile, perf::loopback_knobs(), sets);
-    profile = curved(std::move(profile), true, sets);
-  }
+  return profile;
+}
+
+int write_out(const Profile& profile, const Options& o) {
   const std::string file = o.output.empty() ? default_profile_path() : o.output;
   if (file.empty()) return fail("no home to write to: name a file with -o");
   if (const Status s = write_profile(profile, file); !s.ok()) return fail(s.message());
@@ -273,106 +224,145 @@ int tune_here(const Options& o) {
   return 0;
 }
 
+int tune_here(const Options& o) {
+  const std::vector<uint64_t> sizes = sizes_of(o.sizes.empty() ? k_fit_sizes : o.sizes);
+  Profile profile = start_here();
+  const uint32_t cpus = perf::local_placement(2, false).cpus;
+  const uint32_t crowd = o.ranks > 0 ? o.ranks : std::clamp(4 * cpus, 4u, 32u);
+  for (const Inside& inside : k_inside) {
+    if (!wanted(o, inside)) continue;
+    std::vector<ProbeSet> sets;
+    // Uncrowded CPUs tell what messages cost, crowded ones what handing over costs.
+    for (const uint32_t ranks : {2u, crowd}) {
+      Result<ProbeSet> set =
+          perf::measure_here(ranks, inside.tcp, perf::every_algorithm(sizes, ranks), o.probes());
+      if (!set) return fail(set.status().message());
+      sets.push_back(std::move(*set));
+    }
+    profile = tuned(inside.tuner, std::move(profile), sets);
+  }
+  return write_out(profile, o);
+}
+
 // --- checking
 
-std::string microseconds(double seconds) {
-  return seconds < 0 ? std::string("-") : fmt::format("{:.1f}", seconds * 1e6);
-}
-
-// One table for each world: what was predicted, what was measured, what the planner chose.
-void print_check(const char* what, const ProbeSet& set, const Profile& profile) {
-  fmt::print("\n## {}, {} ranks on {} host{}, profile \"{}\"\n\n", what, set.placement.ranks,
-             set.placement.hosts, set.placement.hosts == 1 ? "" : "s", profile.name);
-  fmt::print(
-      "| collective | bytes | algorithm | measured us | simulated us | closed form us | error % |\n"
-      "|---|---|---|---|---|---|---|\n");
-  std::vector<double> errors, closed_errors;
-  size_t cells = 0, good = 0;
-  double worst_pick = 1;
-  for (size_t i = 0; i < set.probes.size();) {
-    size_t end = i;
-    double best = 1e300, pick = -1;
-    for (; end < set.probes.size() && set.probes[end].collective == set.probes[i].collective &&
-           set.probes[end].bytes == set.probes[i].bytes;
-         ++end) {
-      const Probe& p = set.probes[end];
-      best = std::min(best, p.seconds);
-      if (p.algorithm.empty()) pick = p.seconds;
-      const Predicted model = perf::predict_probe(set.placement, profile, p);
-      std::string error = "-";
-      if (model.simulated > 0) {
-        errors.push_back(std::abs(model.simulated / p.seconds - 1));
-        error = fmt::format("{:+.0f}", 100 * (model.simulated / p.seconds - 1));
-      }
-      if (model.closed > 0) closed_errors.push_back(std::abs(model.closed / p.seconds - 1));
-      fmt::print("| {} | {} | {} | {} | {} | {} | {} |\n", name(p.collective), p.bytes,
-                 p.algorithm.empty() ? "*planner's choice*" : p.algorithm, microseconds(p.seconds),
-                 microseconds(model.simulated), microseconds(model.closed), error);
-    }
-    if (pick > 0) {
-      ++cells;
-      good += pick <= 1.15 * best;
-      worst_pick = std::max(worst_pick, pick / best);
-    }
-    i = end;
+// A profile that is a file only while ranks read it.
+class TemporaryProfile {
+ public:
+  explicit TemporaryProfile(const Profile& profile)
+      : path_((std::filesystem::temp_directory_path() / fmt::format("tutti-tune-{}.json", getpid()))
+                  .string()),
+        status_(write_profile(profile, path_)) {}
+  ~TemporaryProfile() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
   }
-  fmt::print(
-      "\nmedian error: simulated {:.0f} %, closed form {:.0f} %, of {} figures; the planner's "
-      "choice is within 15 % of the best in {} of {} cells ({:.0f} %), at worst {:.2f} times "
-      "it\n",
-      100 * median(errors), 100 * median(closed_errors), errors.size(), good, cells,
-      cells > 0 ? 100.0 * static_cast<double>(good) / static_cast<double>(cells) : 0, worst_pick);
+  TemporaryProfile(const TemporaryProfile&) = delete;
+  TemporaryProfile& operator=(const TemporaryProfile&) = delete;
+  const std::string& path() const { return path_; }
+  const Status& status() const { return status_; }
+
+ private:
+  std::string path_;
+  Status status_;
+};
+
+// The planner's choices by that profile beside the fastest of `measured`, in a run of its own.
+int contest_here(const Options& o, const Inside& inside, const ProbeSet& measured,
+                 const Profile& profile) {
+  const TemporaryProfile file(profile);
+  if (!file.status().ok()) return fail(file.status().message());
+  const char* usual = getenv("TUTTI_PROFILE");
+  const std::string before = usual == nullptr ? "none" : usual;
+  setenv("TUTTI_PROFILE", file.path().c_str(), 1);
+  const Result<ProbeSet> contested = perf::measure_here(
+      measured.placement.ranks, inside.tcp, perf::contests(measured.probes), o.contest());
+  setenv("TUTTI_PROFILE", before.c_str(), 1);
+  if (!contested) return fail(contested.status().message());
+  perf::print_choices(*contested, profile);
+  return 0;
 }
 
-int check_here(const Options& o, const Profile& profile) {
-  const std::vector<Probe> probes = checking_probes(sizes_of(o));
-  if (probes.size() > Board::k_most) return fail("too many --sizes");
+bool is_one_of(const std::vector<uint64_t>& sizes, const Probe& p) {
+  return std::find(sizes.begin(), sizes.end(), p.bytes) != sizes.end();
+}
+
+// Holds `start` to what is measured at the sizes to check at; with --validate a profile made from
+// what was measured in turns with them at other sizes.
+int check_here(const Options& o, const Profile& start) {
+  const std::vector<uint64_t> checks = sizes_of(o.sizes.empty() ? k_check_sizes : o.sizes);
+  const std::vector<uint64_t> fits = o.validate ? sizes_of(k_fit_sizes) : std::vector<uint64_t>();
+  std::vector<uint64_t> sizes = fits;
+  sizes.insert(sizes.end(), checks.begin(), checks.end());
   const uint32_t ranks = o.ranks > 0 ? o.ranks : 8;
-  for (const bool tcp : {false, true}) {
-    if (o.transport != "all" && o.transport != (tcp ? "tcp" : "shm")) continue;
-    const Result<ProbeSet> set = measure_here(ranks, tcp, probes, o);
+  Profile profile = o.validate ? start_here() : start;
+  for (const Inside& inside : k_inside) {
+    if (!wanted(o, inside)) continue;
+    const Result<ProbeSet> set =
+        perf::measure_here(ranks, inside.tcp, perf::every_algorithm(sizes, ranks), o.probes());
     if (!set) return fail(set.status().message());
-    print_check(tcp ? "sockets over loopback" : "shared memory", *set, profile);
+    if (o.validate)
+      profile = tuned(inside.tuner, std::move(profile),
+                      {only(*set, [&](const Probe& p) { return !is_one_of(checks, p); })});
+    const ProbeSet checked = only(*set, [&](const Probe& p) { return is_one_of(checks, p); });
+    perf::print_predictions(inside.name, checked, profile);
+    if (const int code = contest_here(o, inside, checked, profile); code != 0) return code;
   }
   return 0;
 }
 
 // --- started by a launcher
 
+// As check_here(), by ranks that stand already. All of them know what was measured; rank 0 has the
+// profile.
+int check_with_ranks(const Options& o, const Config& config, const ProbeSet& checked,
+                     const Profile& profile, Communicator& world) {
+  Config own = config;
+  const TemporaryProfile file(profile);
+  if (!file.status().ok()) return fail(file.status().message());
+  own.profile = world.rank() == 0 ? file.path() : std::string();
+  ProbeSet contested{checked.placement, perf::contests(checked.probes)};
+  if (const Status s = perf::measure_probes(world, own, o.contest(), contested.probes); !s.ok())
+    return fail(s.to_string());
+  if (world.rank() != 0) return 0;
+  perf::print_predictions("between hosts", checked, profile);
+  perf::print_choices(contested, profile);
+  return 0;
+}
+
 int with_ranks(const Options& o, const Profile& start, Communicator& world) {
   const Result<Config> config = Config::from_environment();
   if (!config) return fail(config.status().message());
-  std::vector<Probe> probes =
-      o.check ? checking_probes(sizes_of(o)) : fitting_probes(sizes_of(o), false);
   const Result<Placement> placement = perf::placement_of(world, *config);
   if (!placement) return fail(placement.status().to_string());
   if (!o.check && placement->hosts < 2)
     return fail("all ranks are on one host: without a launcher, tutti tune starts ranks itself");
-  if (const Status s = perf::measure_probes(world, *config, {o.repetitions, 0.008}, probes);
-      !s.ok())
+  const bool checking = o.check || o.validate;
+  const auto or_else = [&](const std::vector<std::string>& sizes) {
+    return sizes_of(o.sizes.empty() ? sizes : o.sizes);
+  };
+  const std::vector<uint64_t> checks = checking ? or_else(k_check_sizes) : std::vector<uint64_t>();
+  std::vector<uint64_t> sizes = checks;
+  if (!o.check) {
+    const std::vector<uint64_t> fits = o.validate ? sizes_of(k_fit_sizes) : or_else(k_fit_sizes);
+    sizes.insert(sizes.begin(), fits.begin(), fits.end());
+  }
+  ProbeSet set{*placement, perf::every_algorithm(sizes, placement->ranks)};
+  if (const Status s = perf::measure_probes(world, *config, o.probes(), set.probes); !s.ok())
     return fail(s.to_string());
-  if (world.rank() != 0) return 0;
-  const ProbeSet set{*placement, probes};
-  if (o.check) {
-    print_check("between hosts", set, start);
-    return 0;
-  }
-  // Straight knobs would have no effect beside curves of an earlier run.
   Profile profile = start;
-  if (profile.network_ends) {
-    profile.network_ends->send_curve = profile.network_ends->recv_curve = {};
-    const std::optional<EndCost> usual = builtin_profile().network_ends;
-    if (profile.network_ends->send == 0 && usual) profile.network_ends = usual;
+  if (!o.check && world.rank() == 0) {
+    profile = tuned(tuned_over_network, std::move(profile),
+                    {only(set, [&](const Probe& p) { return !is_one_of(checks, p); })});
+    profile.source = fmt::format("tutti tune, {} ranks on {} hosts, {}", placement->ranks,
+                                 placement->hosts, today());
+    profile.machine = describe_machine();
   }
-  profile = fitted("network", profile, perf::network_knobs(), {set});
-  profile = curved(std::move(profile), true, {set});
-  profile.source = fmt::format("tutti tune, {} ranks on {} hosts, {}", placement->ranks,
-                               placement->hosts, today());
-  profile.machine = describe_machine();
-  const std::string file = o.output.empty() ? default_profile_path() : o.output;
-  if (const Status s = write_profile(profile, file); !s.ok()) return fail(s.message());
-  if (file != "-") fmt::print(stderr, "written: {}\n", file);
-  return 0;
+  if (checking)
+    return check_with_ranks(o, *config,
+                            only(set, [&](const Probe& p) { return is_one_of(checks, p); }),
+                            profile, world);
+  return world.rank() == 0 ? write_out(profile, o) : 0;
 }
 
 int run(const Options& o) {
@@ -382,6 +372,8 @@ int run(const Options& o) {
   // The planner of the ranks that are started shall have the prices that are checked.
   if (!o.profile_file.empty()) setenv("TUTTI_PROFILE", o.profile_file.c_str(), 1);
   if (!o.check && o.profile_file.empty()) setenv("TUTTI_PROFILE", "none", 1);
+  if (o.check && o.validate)
+    return fail("--check holds a profile to reality, --validate makes one: which?");
   setenv("TUTTI_FEEDBACK", "0", 1);
   Profile profile = builtin_profile();
   const Result<Config> config = Config::from_environment();
@@ -394,7 +386,7 @@ int run(const Options& o) {
   if (!perf::launcher_name().empty())
     return perf::launch(
         {}, [&](std::unique_ptr<Communicator> world) { return with_ranks(o, profile, *world); });
-  return o.check ? check_here(o, profile) : tune_here(o);
+  return o.check || o.validate ? check_here(o, profile) : tune_here(o);
 }
 
 }  // namespace
@@ -408,10 +400,16 @@ int tune_command(int argc, char** argv) {
                  "with ranks on several hosts, or --check: start from it");
   app.add_flag("--check", o.check,
                "measure every algorithm and print it beside what the model predicts");
+  app.add_flag(
+      "--validate", o.validate,
+      "make a profile, hold it to sizes it was not made from, measured in turns; keep none");
   app.add_option("--transport", o.transport, "all, shm or tcp: what to measure on this host")
       ->check(CLI::IsMember({"all", "shm", "tcp"}))
       ->capture_default_str();
-  app.add_option("--sizes", o.sizes, "bytes of a block")->delimiter(',')->capture_default_str();
+  app.add_option("--sizes", o.sizes,
+                 fmt::format("bytes of a block ({}; to check at: {})", fmt::join(k_fit_sizes, ","),
+                             fmt::join(k_check_sizes, ",")))
+      ->delimiter(',');
   app.add_option("-n,--ranks", o.ranks, "ranks to start (four for every CPU; --check: 8)")
       ->check(CLI::Range(2u, 256u));
   app.add_option("--repetitions", o.repetitions, "interleaved; lower quartiles count")

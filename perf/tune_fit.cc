@@ -154,4 +154,22 @@ Profile fit_curves(const Profile& start, bool network, const std::vector<ProbeSe
   return misfit(curved, sets) < k_worth * misfit(start, sets) ? curved : start;
 }
 
+Profile corrected(const Profile& profile, const ProbeSet& measured) {
+  const std::string world = world_of(measured.placement);
+  Profile with = profile;
+  with.corrections.forget(world, measured.placement.ranks);
+  Profile plain = profile;
+  plain.corrections = {};
+  const auto factor = [](double seconds, double predicted) {
+    return seconds > 0 && predicted > 0 ? seconds / predicted : 1.0;
+  };
+  for (const Probe& p : measured.probes) {
+    if (p.algorithm.empty() || p.seconds <= 0) continue;
+    const Predicted model = predict_probe(measured.placement, plain, p);
+    with.corrections.set({world, p.collective, p.algorithm}, measured.placement.ranks, p.bytes,
+                         {factor(p.seconds, model.simulated), factor(p.seconds, model.closed)});
+  }
+  return with;
+}
+
 }  // namespace tutti::perf

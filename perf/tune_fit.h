@@ -44,4 +44,8 @@ Profile fit(const Profile& start, const std::vector<Knob>& knobs,
 // With curves where they explain the probes better by a twentieth at least; else as it was.
 Profile fit_curves(const Profile& start, bool network, const std::vector<ProbeSet>& sets);
 
+// The profile with corrections for everything that was measured in that world, and none of older
+// ones for it: its predictions there are then what was measured.
+Profile corrected(const Profile& profile, const ProbeSet& measured);
+
 }  // namespace tutti::perf

@@ -157,26 +157,24 @@ Status measure_probes(Communicator& communicator, const Config& config, const Pr
       const uint32_t warm_up = quickest[i] > k_slow && repetition > 0 ? 1 : 3;
       for (uint32_t k = 0; k < warm_up; ++k)
         TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
-      const auto run = [&](bool barriers, bool calls) -> Result<double> {
-        TUTTI_RETURN_IF_ERROR(communicator.barrier());
-        const Clock::time_point start = Clock::now();
-        for (uint32_t k = 0; k < iterations[i]; ++k) {
-          if (barriers) TUTTI_RETURN_IF_ERROR(world.barrier());
-          if (calls)
-            TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
-        }
-        return worst(communicator, since(start) / iterations[i]);
-      };
-      // Calls with a root would follow one another like a pipeline.
+      // Calls with a root would follow one another like a pipeline: a barrier before each, as in
+      // the OSU benchmarks, and only the calls count.
       const bool rooted =
           p.collective == Collective::broadcast || p.collective == Collective::reduce;
-      Result<double> seconds = run(rooted, true);
-      if (!seconds) return seconds.status();
-      if (rooted) {
-        const Result<double> barriers = run(true, false);
-        if (!barriers) return barriers.status();
-        *seconds = std::max(*seconds - *barriers, 0.02 * *seconds);
+      TUTTI_RETURN_IF_ERROR(communicator.barrier());
+      double mine = 0;
+      Clock::time_point start = Clock::now();
+      for (uint32_t k = 0; k < iterations[i]; ++k) {
+        if (rooted) {
+          TUTTI_RETURN_IF_ERROR(world.barrier());
+          start = Clock::now();
+        }
+        TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
+        if (rooted) mine += since(start);
       }
+      if (!rooted) mine = since(start);
+      const Result<double> seconds = worst(communicator, mine / iterations[i]);
+      if (!seconds) return seconds.status();
       if (repetition > 0) times[i].push_back(*seconds);
       // From the quickest so far: one slow start must not leave a probe with a single cold call.
       quickest[i] = std::min(quickest[i], *seconds);

@@ -20,6 +20,10 @@ struct Probe {
   // only makes it longer.
   double seconds = 0;
   double spread = 1;  // the median over the lower quartile: how much was disturbed
+
+  bool same_call(const Probe& other) const {
+    return collective == other.collective && algorithm == other.algorithm && bytes == other.bytes;
+  }
 };
 
 struct ProbeOptions {

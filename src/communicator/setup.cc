@@ -304,9 +304,7 @@ Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
   for (Rank r = 0; r < ranks_; ++r)
     if (r != rank_ && peers_.host[r] == peers_.host[rank_] && router_->transport(r).name() == "tcp")
       bits &= ~k_memory_inside;
-  const bool reads = rank_ == 0 && !config_.profile.empty();
-  const Tuning mine = Tuning::of_this_rank(
-      config_, rank_, reads ? tuning_section(*placement, config_) : std::string());
+  const Tuning mine = Tuning::of_this_rank(config_, rank_, *placement);
   // Bits, the length of the report, the report of a host's first rank, the tuning.
   const std::string tuning = mine.encode(rank_);
   std::string report;

@@ -19,6 +19,7 @@ namespace tutti {
 namespace {
 
 constexpr size_t k_most_bytes = 1 << 20;  // of a file
+constexpr size_t k_most_sent = 40 << 10;  // of a profile, as rank 0 tells it
 constexpr size_t k_named = 8;             // ranks in a warning
 
 uint64_t hash(std::string_view text) {
@@ -86,7 +87,7 @@ std::string levels_of(const Placement& placement) {
   return fmt::format("{} levels {:016x}", levels.size(), hash(text));
 }
 
-Tuning Tuning::of_this_rank(const Config& config, Rank rank, const std::string& section) {
+Tuning Tuning::of_this_rank(const Config& config, Rank rank, const Placement& placement) {
   Tuning t;
   if (!config.feedback.empty() && config.feedback != "on" && config.feedback != "off") {
     t.error = Status(Code::invalid_argument,
@@ -111,10 +112,19 @@ Tuning Tuning::of_this_rank(const Config& config, Rank rank, const std::string& 
         config.profile, profile->machine, here);
     return t;
   }
-  t.profile = std::move(*text);
+  std::vector<std::string> worlds = {"memory", "sockets"};
+  if (placement.hosts > 1) worlds = {world_of(placement)};
+  profile->corrections = profile->corrections.around(placement.ranks, worlds);
+  t.profile = to_json(*profile, true);
+  if (t.profile.size() > k_most_sent) {
+    t.ignored = fmt::format("profile {}: corrections of {} bytes, at most {}: they are not used",
+                            config.profile, t.profile.size(), k_most_sent);
+    profile->corrections = {};
+    t.profile = to_json(*profile, true);
+  }
   t.feedback = config.feedback != "off";
   if (Result<std::string> file = read_file(learnt_file(config)))
-    t.learnt = find_sections(*file, section);
+    t.learnt = find_sections(*file, tuning_section(placement, config));
   return t;
 }
 

@@ -18,12 +18,12 @@ struct Tuning {
   Status error;         // of reading it; rank 0's is every rank's
   std::string profile;  // JSON; empty: the built-in one
   std::string learnt;   // sections by levels_of() (src/planner/feedback.h)
-  std::string ignored;  // why the profile is not used: it is from another machine
+  std::string ignored;  // what of the profile is not used, and why: it is from another machine
   bool feedback = false;
   uint64_t digest = 0;  // of the profile; 0: none
 
-  // `section`: tuning_section(), for rank 0 alone.
-  static Tuning of_this_rank(const Config& config, Rank rank, const std::string& section);
+  // `placement`: hosts and ranks, as far as they are known before ranks have told of themselves.
+  static Tuning of_this_rank(const Config& config, Rank rank, const Placement& placement);
   // Rank 0's is everything, the others' are hashes.
   std::string encode(Rank rank) const;
   static Result<Tuning> decode(const std::string& text);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -240,6 +241,65 @@ Status read_cpus(const Json& json, Profile* profile) {
   return r.status();
 }
 
+// {"memory": {"all_reduce": {"ring": {"8": [[64, 1.2, 0.9], ...]}}}}: the world, the collective,
+// the algorithm, the ranks; then bytes and the factors of what is simulated and of the closed form.
+Status read_knots(const Reader& ranks, const std::string& count, const Json& json,
+                  const Corrections::Key& key, Corrections* corrections) {
+  constexpr std::string_view k_ranks = "a number of ranks, 2 to 1048576";
+  constexpr std::string_view k_what =
+      "1 to 64 knots [bytes, factor, factor], bytes rising, factors from 0.001 to 1000";
+  constexpr size_t k_most_knots = 64;
+  Reader r = ranks;
+  uint32_t number = 0;
+  const auto [end, error] = std::from_chars(count.data(), count.data() + count.size(), number);
+  if (error != std::errc() || end != count.data() + count.size() || number < 2 ||
+      number > 1 << 20) {
+    r.fail(count, k_ranks);
+    return r.status();
+  }
+  if (!json.is_array() || json.empty() || json.size() > k_most_knots) r.fail(count, k_what);
+  double last = -1;
+  for (const Json& knot : json) {
+    if (!r.status().ok()) break;
+    const bool numbers = knot.is_array() && knot.size() == 3 && knot[0].is_number() &&
+                         knot[1].is_number() && knot[2].is_number();
+    const double bytes = numbers ? knot[0].get<double>() : -1;
+    const auto factor = [&](size_t i) { return numbers ? knot[i].get<double>() : 0; };
+    const auto fine = [](double f) {
+      return f >= Corrections::k_least && f <= Corrections::k_most;
+    };
+    if (!(bytes > last && bytes <= 1e15 && bytes == std::floor(bytes) && fine(factor(1)) &&
+          fine(factor(2))))
+      r.fail(count, k_what);
+    last = bytes;
+    if (r.status().ok())
+      corrections->set(key, number, static_cast<uint64_t>(bytes), {factor(1), factor(2)});
+  }
+  return r.status();
+}
+
+Status read_corrections(const Json& json, Corrections* corrections) {
+  const Reader worlds(json, "corrections");
+  for (const auto& [world, collectives] : json.items()) {
+    Reader w(collectives, worlds.full(world));
+    if (!w.is_object()) return w.status();
+    for (const auto& [collective, algorithms] : collectives.items()) {
+      const std::optional<Collective> known = parse_collective(collective);
+      Reader c(algorithms, w.full(collective));
+      if (!known) w.fail(collective, "a collective");
+      if (!w.status().ok() || !c.is_object()) return w.status().ok() ? c.status() : w.status();
+      for (const auto& [algorithm, ranks] : algorithms.items()) {
+        Reader a(ranks, c.full(algorithm));
+        if (!a.is_object()) return a.status();
+        for (const auto& [count, knots] : ranks.items())
+          TUTTI_RETURN_IF_ERROR(
+              read_knots(a, count, knots, {world, *known, algorithm}, corrections));
+      }
+    }
+  }
+  return {};
+}
+
 Status read_protocol(const Json& json, Profile* profile) {
   Reader r(json, "protocol");
   r.only({"eager_bytes", "credits", "serial_lanes"});
@@ -382,7 +442,7 @@ Result<Profile> parse_profile(std::string_view text) {
   Profile profile;
   Reader r(json, "");
   r.only({"format", "name", "source", "machine", "links", "overhead", "cpus", "copy_s_per_byte",
-          "reduce_s_per_byte", "protocol"});
+          "reduce_s_per_byte", "protocol", "corrections"});
   if (!r.status().ok()) return r.status();
   std::string format;
   r.text("format", &format);
@@ -400,10 +460,17 @@ Result<Profile> parse_profile(std::string_view text) {
   if (const Json* cpus = r.find("cpus")) TUTTI_RETURN_IF_ERROR(read_cpus(*cpus, &profile));
   if (const Json* protocol = r.find("protocol"))
     TUTTI_RETURN_IF_ERROR(read_protocol(*protocol, &profile));
+  if (const Json* corrections = r.find("corrections")) {
+    if (!corrections->is_object()) {
+      r.fail("corrections", "an object");
+      return r.status();
+    }
+    TUTTI_RETURN_IF_ERROR(read_corrections(*corrections, &profile.corrections));
+  }
   return profile;
 }
 
-std::string to_json(const Profile& p) {
+std::string to_json(const Profile& p, bool compact) {
   Json json;
   json["format"] = k_format;
   json["name"] = p.name;
@@ -445,7 +512,14 @@ std::string to_json(const Profile& p) {
   if (p.eager_bytes != UINT64_MAX) protocol["eager_bytes"] = p.eager_bytes;
   protocol["credits"] = p.credits;
   protocol["serial_lanes"] = p.serial_lanes;
-  return json.dump(2, ' ', false, Json::error_handler_t::replace);
+  for (const auto& [key, by_ranks] : p.corrections.all())
+    for (const auto& [ranks, knots] : by_ranks) {
+      Json& list = json["corrections"][key.world][std::string(name(key.collective))][key.algorithm]
+                       [std::to_string(ranks)];
+      for (const auto& [bytes, factors] : knots)
+        list.push_back({bytes, factors.simulated, factors.closed});
+    }
+  return json.dump(compact ? -1 : 2, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace tutti

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/cost/corrections.h"
 #include "topology/topology.h"
 #include "tutti/status.h"
 #include "tutti/types.h"
@@ -104,6 +105,8 @@ struct Profile {
   // its connections share its links, as sockets and queue pairs do.
   bool serial_lanes = true;
 
+  Corrections corrections;  // of what all these prices predict
+
   bool operator==(const Profile&) const = default;
 
   double alpha(const Link& link, double bytes = 0) const;  // seconds, of a message of that size
@@ -123,7 +126,7 @@ struct Profile {
 // JSON; the keys are in README.md. Errors: invalid_argument naming the key
 // ("links.nic.out.alpha_s") and what it should have been, or the place where the text is not JSON.
 Result<Profile> parse_profile(std::string_view json);
-std::string to_json(const Profile& profile);
+std::string to_json(const Profile& profile, bool compact = false);
 
 // For communicators on hosts with CPUs where nobody has run `tutti tune`; measured on the machines
 // that src/cost/README.md names.

@@ -25,6 +25,12 @@ double Placement::crowd(uint32_t profile_cpus) const {
   return std::max(1.0, static_cast<double>(most) / each);
 }
 
+std::string world_of(const Placement& placement) {
+  if (placement.hosts > 1)
+    return "network/" + std::to_string((placement.ranks + placement.hosts - 1) / placement.hosts);
+  return placement.sockets_inside ? "sockets" : "memory";
+}
+
 std::vector<std::vector<Rank>> link_orders(const Placement& placement) {
   constexpr uint32_t k_most_rails = 4, k_most_ranks = 1024;
   if (placement.ranks > k_most_ranks) return {};  // planning on orders looks at every step

@@ -50,6 +50,10 @@ struct Placement {
 // profile.
 Result<Topology> to_topology(const Placement& placement);
 
+// The kind of world that Corrections are kept by: "memory" or "sockets" inside one host, else
+// "network/" and the ranks of a host.
+std::string world_of(const Placement& placement);
+
 // Placement::orders: from its topology, or from its hosts.
 std::vector<std::vector<Rank>> link_orders(const Placement& placement);
 

@@ -14,7 +14,8 @@ namespace tutti {
 
 Predictor::Predictor(const Topology& topology, const Profile& profile)
     : profile_(profile), traffic_(std::make_unique<TopologyTraffic>(topology, profile)) {}
-Predictor::Predictor(const Placement& placement, const Profile& profile) : profile_(profile) {
+Predictor::Predictor(const Placement& placement, const Profile& profile)
+    : profile_(profile), world_(world_of(placement)) {
   if (placement.topology != nullptr) {
     traffic_ = std::make_unique<TopologyTraffic>(*placement.topology, profile,
                                                  placement.crowd(profile.cpus));
@@ -138,6 +139,11 @@ Result<Prediction> Predictor::predict(const Algorithm& algorithm, const PlanRequ
     if (ring && cost.overlapped == 0)
       p.transfer = std::max(p.transfer, cost.bytes * size * traffic.beta - p.latency);
   }
+  const double factor = profile_.corrections
+                            .of({world_, request.collective, std::string(algorithm.name)},
+                                request.ranks, bytes, request.chunks > 0)
+                            .closed;
+  for (double* part : {&p.latency, &p.transfer, &p.reduce}) *part *= factor;
   p.seconds = p.latency + p.transfer + p.reduce;
   return p;
 }

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "src/algorithms/algorithms.h"
@@ -43,7 +44,8 @@ class Predictor {
 
   // `orders`: who plays rank v of the plan (src/plan/braid.h), on each of the orders that share the
   // block; none: v does.
-  // `bytes` of a block. Exact where the links are alike and nobody contends, for the algorithms
+  // `bytes` of a block. With the profile's corrections where it has some for this kind of world;
+  // without them exact where the links are alike and nobody contends, for the algorithms
   // whose Cost is exact (tests/sim/closed_form_test.cc lists which are bounds). Errors: the
   // algorithm's reason for not serving the request; invalid_argument when the ranks do not fit.
   Result<Prediction> predict(const Algorithm& algorithm, const PlanRequest& request, uint64_t bytes,
@@ -52,6 +54,7 @@ class Predictor {
 
  private:
   const Profile& profile_;
+  std::string world_;  // world_of(); empty: not known, and nothing is corrected
   std::unique_ptr<Traffic> traffic_;
 };
 

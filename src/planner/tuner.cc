@@ -25,6 +25,15 @@ bool uses_windows(const Placement& placement, const Algorithm& algorithm, Collec
          (algorithm.name == "direct_one_shot" || algorithm.name == "direct_two_shot");
 }
 
+// Measured over simulated, where that is known.
+double factor_of(const Placement& placement, const Profile& profile, const Algorithm& algorithm,
+                 const PlanRequest& request, uint64_t bytes) {
+  return profile.corrections
+      .of({world_of(placement), request.collective, std::string(algorithm.name)}, request.ranks,
+          bytes, request.chunks > 0)
+      .simulated;
+}
+
 // Steps of one round.
 uint64_t steps_of(const Plan& plan) {
   const Shape& shape = plan.shape();
@@ -48,7 +57,8 @@ void use_windows(std::vector<Priced>& priced, const Placement& placement, const 
     p.windows = true;
     p.candidate.prediction = {};
     p.candidate.prediction.seconds =
-        shared_all_reduce_seconds(placement, profile, bytes, dtype, op);
+        shared_all_reduce_seconds(placement, profile, bytes, dtype, op) *
+        factor_of(placement, profile, *p.candidate.algorithm, p.candidate.request, bytes);
   }
 }
 
@@ -66,8 +76,9 @@ class Simulations {
     if (budget != UINT64_MAX) options_.most_rounds = k_rounds;
   }
 
-  // Nothing when it would cost too much. Beyond `enough` seconds (0: none) it is given up.
-  Result<std::optional<SimReport>> run(const Plan& plan, double enough) {
+  // Nothing when it would cost too much. Beyond `enough` seconds (0: none) it is given up. Seconds
+  // are corrected by `factor`.
+  Result<std::optional<SimReport>> run(const Plan& plan, double enough, double factor) {
     const uint64_t steps = steps_of(plan);
     const uint64_t budget = left_ - std::min(left_, kept_);
     if (steps > budget) return std::optional<SimReport>();
@@ -75,7 +86,7 @@ class Simulations {
         LayoutLimits::of(plan.shape(), placement_.slot_bytes, placement_.by_reference);
     options_.max_chunk_bytes = limits.max_chunk_bytes;
     options_.min_chunk_bytes = limits.min_chunk_bytes;
-    options_.stop_after = enough;
+    options_.stop_after = enough / factor;
     options_.most_work = budget;
     if (topology_ == nullptr) {
       Result<Topology> made = to_topology(placement_);
@@ -87,6 +98,7 @@ class Simulations {
     const bool too_much = !report->finished && report->work >= budget;
     left_ -= std::min(left_, report->work + steps);
     if (too_much) return std::optional<SimReport>();
+    report->seconds *= factor;
     return std::optional<SimReport>(std::move(*report));
   }
   bool spent() const { return left_ == 0; }
@@ -107,9 +119,14 @@ class Simulations {
 // The candidates of one call and their prices.
 class Contest {
  public:
-  Contest(const Placement& placement, Predictor& predictor, Simulations& simulations,
-          std::vector<Priced>& priced)
-      : placement_(placement), predictor_(predictor), simulations_(simulations), priced_(priced) {}
+  Contest(const Placement& placement, const Profile& profile, uint64_t bytes, Predictor& predictor,
+          Simulations& simulations, std::vector<Priced>& priced)
+      : placement_(placement),
+        profile_(profile),
+        bytes_(bytes),
+        predictor_(predictor),
+        simulations_(simulations),
+        priced_(priced) {}
 
   Status simulate_first(size_t count) {
     for (size_t i = 0; i < count; ++i) TUTTI_RETURN_IF_ERROR(price(priced_[i]));
@@ -118,7 +135,7 @@ class Contest {
 
   // Other depths of the best pipelines (slices of hierarchical algorithms): twice and half, as long
   // as that helps.
-  Status deepen(uint64_t bytes, DType dtype, ReduceOp op) {
+  Status deepen(DType dtype, ReduceOp op) {
     constexpr size_t k_most = 3;
     constexpr double k_near = 1.25;
     std::vector<Priced> winners;
@@ -130,7 +147,7 @@ class Contest {
     if (winners.size() > k_most) winners.resize(k_most);
     for (const Priced& p : winners)
       for (const bool deeper : {true, false}) {
-        Result<bool> better = climb(p, deeper, bytes, dtype, op);
+        Result<bool> better = climb(p, deeper, dtype, op);
         if (!better) return better.status();
         if (*better) break;
       }
@@ -139,7 +156,7 @@ class Contest {
 
  private:
   // Whether a depth on that side was faster.
-  Result<bool> climb(Priced at, bool deeper, uint64_t bytes, DType dtype, ReduceOp op) {
+  Result<bool> climb(Priced at, bool deeper, DType dtype, ReduceOp op) {
     constexpr uint32_t k_deepest = 256;
     bool better = false;
     while (!simulations_.spent()) {
@@ -153,7 +170,7 @@ class Contest {
       if (!other) return other.status();
       if ((*other)->shape().chunks == chunks || known(**other, next.candidate)) break;
       const Result<Prediction> p =
-          predictor_.predict(*next.candidate.algorithm, next.candidate.request, bytes, dtype, op,
+          predictor_.predict(*next.candidate.algorithm, next.candidate.request, bytes_, dtype, op,
                              orders_of(next.candidate));
       if (!p) return p.status();
       next.candidate.prediction = *p;
@@ -196,8 +213,9 @@ class Contest {
     } else {
       const Result<PlanPtr> plan = make(p.candidate);
       if (!plan) return plan.status();
-      const Result<std::optional<SimReport>> report =
-          simulations_.run(**plan, std::isfinite(best_) ? k_worth * best_ : 0);
+      const Result<std::optional<SimReport>> report = simulations_.run(
+          **plan, std::isfinite(best_) ? k_worth * best_ : 0,
+          factor_of(placement_, profile_, *p.candidate.algorithm, p.candidate.request, bytes_));
       if (!report) return report.status();
       if (!*report) return {};
       p.simulated = (*report)->seconds;
@@ -208,6 +226,8 @@ class Contest {
   }
 
   const Placement& placement_;
+  const Profile& profile_;
+  uint64_t bytes_;  // of a block
   Predictor& predictor_;
   Simulations& simulations_;
   std::vector<Priced>& priced_;
@@ -236,10 +256,11 @@ Result<double> price_exactly(const Placement& placement, const Profile& profile,
                              const Algorithm& algorithm, const PlanRequest& request, uint64_t bytes,
                              DType dtype, ReduceOp op) {
   TUTTI_RETURN_IF_ERROR(algorithm.supports(request));
+  const double factor = factor_of(placement, profile, algorithm, request, bytes);
   if (uses_windows(placement, algorithm, request.collective))
-    return shared_all_reduce_seconds(placement, profile, bytes, dtype, op);
+    return shared_all_reduce_seconds(placement, profile, bytes, dtype, op) * factor;
   Simulations one(placement, profile, bytes, dtype, op, UINT64_MAX);
-  const Result<std::optional<SimReport>> report = one.run(*algorithm.make(request), 0);
+  const Result<std::optional<SimReport>> report = one.run(*algorithm.make(request), 0, factor);
   if (!report) return report.status();
   return (*report)->seconds;
 }
@@ -274,11 +295,11 @@ Result<std::vector<Priced>> price_candidates(const Placement& placement, const P
     ++near;
   if (near < 2 || placement.ranks > limits.simulated_ranks) return priced;
   Simulations simulations(placement, profile, bytes, dtype, op, limits.work);
-  Contest contest(placement, predictor, simulations, priced);
+  Contest contest(placement, profile, bytes, predictor, simulations, priced);
   simulations.keep(limits.work / 3);
   TUTTI_RETURN_IF_ERROR(contest.simulate_first(near));
   simulations.keep(0);
-  TUTTI_RETURN_IF_ERROR(contest.deepen(bytes, dtype, op));
+  TUTTI_RETURN_IF_ERROR(contest.deepen(dtype, op));
   // One simulated price says nothing about the others' order.
   const auto count = std::count_if(priced.begin(), priced.end(),
                                    [](const Priced& p) { return p.simulated.has_value(); });

@@ -4,7 +4,8 @@
 // several numbers of chunks, which for hierarchical algorithms are lanes). The best few are
 // simulated, with the rounds that executors would use; then the pipelines among the winners also
 // with other depths, twice and half, as long as that helps. The shared-window executor, which runs
-// no plan, has a closed form of its own. A pure function of its arguments. Simulating is bounded by
+// no plan, has a closed form of its own. What was measured in such a world corrects both
+// (src/cost/corrections.h). A pure function of its arguments. Simulating is bounded by
 // work, never by a clock: of many rounds the first stand for all, what is surely slower than the
 // best is given up, and calls too large even so are settled by closed forms, as are calls with one
 // candidate that is far ahead.

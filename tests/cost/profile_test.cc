@@ -35,6 +35,10 @@ Profile sample() {
   p.flag = 3e-7;
   p.flag_handover = 4e-6;
   p.serial_lanes = false;
+  p.corrections.set({"memory", Collective::all_reduce, "ring"}, 2, 64, {1.5, 0.5});
+  p.corrections.set({"memory", Collective::all_reduce, "ring"}, 2, 4096, {1.25, 1});
+  p.corrections.set({"memory", Collective::all_reduce, "ring"}, 16, 64, {3, 2});
+  p.corrections.set({"network/2", Collective::broadcast, "binomial"}, 8, 0, {1e-3, 1e3});
   return p;
 }
 
@@ -163,6 +167,25 @@ TEST(Profile, MistakesNameTheKey) {
       {with(R"("machine": 3)"), "machine: expected a text"},
       {with(R"("protocol": {"credits": 0})"), "protocol.credits: expected messages"},
       {with(R"("protocol": {"credits": 1.5})"), "protocol.credits: expected a whole number"},
+      {with(R"("corrections": [])"), "corrections: expected an object, found []"},
+      {with(R"("corrections": {"memory": 1})"), "corrections.memory: expected an object"},
+      {with(R"("corrections": {"memory": {"all_reduced": {}}})"),
+       "corrections.memory.all_reduced: expected a collective"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": 1}}})"),
+       "corrections.memory.all_reduce.ring: expected an object"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"two": []}}}})"),
+       "corrections.memory.all_reduce.ring.two: expected a number of ranks, 2 to 1048576"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"1": [[0, 1, 1]]}}}})"),
+       "corrections.memory.all_reduce.ring.1: expected a number of ranks"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"2": []}}}})"),
+       "corrections.memory.all_reduce.ring.2: expected 1 to 64 knots [bytes, factor, factor]"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"2": [[64, 1]]}}}})"),
+       "corrections.memory.all_reduce.ring.2: expected 1 to 64 knots"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"2": [[64, 0, 1]]}}}})"),
+       "corrections.memory.all_reduce.ring.2: expected 1 to 64 knots"},
+      {with(
+           R"("corrections": {"memory": {"all_reduce": {"ring": {"2": [[64, 1, 1], [64, 1, 1]]}}}})"),
+       "corrections.memory.all_reduce.ring.2: expected 1 to 64 knots"},
       {with(R"("protocol": {"serial_lanes": 1})"), "protocol.serial_lanes: expected true or"},
   };
   for (const auto& [json, message] : cases) {

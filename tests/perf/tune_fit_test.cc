@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "src/planner/tuner.h"
+
 namespace tutti::perf {
 namespace {
 
@@ -66,6 +70,44 @@ TEST(TuneFit, KeepsStraightPricesWhereTheyExplainEnough) {
   const double before = misfit(builtin_profile(), {one});
   one.probes[0].spread = 4;
   EXPECT_LT(misfit(builtin_profile(), {one}), 0.5 * before);
+}
+
+TEST(TuneFit, CorrectionsMakePredictionsWhatWasMeasured) {
+  for (const bool tcp : {false, true}) {
+    ProbeSet seen = measured(builtin_profile(), tcp);
+    double factor = 0.2;
+    for (Probe& p : seen.probes) p.seconds *= factor *= 1.2;
+    const Profile before = builtin_profile();
+    const Profile after = corrected(before, seen);
+    EXPECT_EQ(before.corrections.empty(), true);
+    EXPECT_NEAR(misfit(after, {seen}), 0, 1e-3);
+    for (const Probe& p : seen.probes) {
+      EXPECT_NEAR(predict_probe(seen.placement, after, p).closed / p.seconds, 1, 1e-3)
+          << p.algorithm;
+      // Another kind of world has its own.
+      Placement other = seen.placement;
+      other.sockets_inside = !tcp;
+      EXPECT_EQ(predict_probe(other, after, p).simulated,
+                predict_probe(other, before, p).simulated);
+    }
+    // Once more: corrections do not pile up.
+    EXPECT_EQ(corrected(after, seen), after);
+    // What the tuner says follows.
+    PlanRequest request;
+    request.ranks = seen.placement.ranks;
+    request.hierarchy = seen.placement.hierarchy;
+    const Result<std::vector<Priced>> priced =
+        price_candidates(seen.placement, after, request, 4096, DType::float32, ReduceOp::sum);
+    ASSERT_TRUE(priced.ok());
+    const auto found = std::find_if(priced->begin(), priced->end(), [](const Priced& p) {
+      return p.simulated && !p.given_up && p.candidate.algorithm->name == "recursive_doubling";
+    });
+    const auto probe = std::find_if(seen.probes.begin(), seen.probes.end(), [](const Probe& p) {
+      return p.algorithm == "recursive_doubling" && p.bytes == 4096;
+    });
+    ASSERT_NE(found, priced->end());
+    EXPECT_NEAR(*found->simulated / probe->seconds, 1, 1e-3);
+  }
 }
 
 TEST(TuneFit, CurvesNeverFall) {

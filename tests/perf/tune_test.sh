@@ -32,8 +32,14 @@ expect "of TUTTI_TUNE says so" "$work/out"
 
 "$bin/tutti" tune --check --profile "$work/profile.json" -n 3 --sizes 256 --repetitions 1 \
   --transport shm > "$work/out"
-expect "*planner's choice*" "$work/out"
+expect "planner's choice is within 15 % of the fastest in" "$work/out"
 expect "median error: simulated" "$work/out"
+expect '"corrections"' "$work/profile.json"
+
+"$bin/tutti" tune --validate -n 2 --repetitions 1 --transport shm > "$work/out" 2> "$work/log"
+expect "planner's choice is within 15 % of the fastest in" "$work/out"
+expect "messages through shared memory: mean error" "$work/log"
+fails "which?" "$bin/tutti" tune --check --validate
 
 # A learnt file grows beside a profile once calls have been made often enough; results stay right.
 TUTTI_PROFILE="$work/profile.json" TUTTI_TRANSPORTS=tcp "$bin/all_reduce_perf" -np 4 -b 4K -e 64K -f 4 -n 100 > "$work/out"

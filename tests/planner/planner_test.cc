@@ -231,6 +231,24 @@ TEST(Planner, PricesDecide) {
 }
 
 // The depth of a pipeline is searched for by simulation, beside what closed forms propose.
+TEST(Planner, WhatWasMeasuredCorrectsPrices) {
+  const Placement p = hosts_of(1, 4, true);
+  Profile profile = builtin_profile();
+  profile.name = "measured";
+  Planner before(p, profile, {}, false);
+  const std::string first = before.choose(all_reduce(1 << 20))->algorithm;
+  // Not what the model says: what it takes for the best is five times as slow.
+  profile.corrections.set({"sockets", Collective::all_reduce, first}, 4, 1 << 20, {5, 5});
+  Planner after(p, profile, {}, false);
+  const Result<Choice> second = after.choose(all_reduce(1 << 20));
+  EXPECT_NE(second->algorithm, first);
+  EXPECT_GT(*after.estimate(all_reduce(1 << 20)), *before.estimate(all_reduce(1 << 20)));
+  // Elsewhere nothing changes.
+  EXPECT_EQ(
+      Planner(hosts_of(1, 4), profile, {}, false).estimate(all_reduce(1 << 20)).value(),
+      Planner(hosts_of(1, 4), builtin_profile(), {}, false).estimate(all_reduce(1 << 20)).value());
+}
+
 TEST(Tuner, PipelinesGetTheDepthThatIsBest) {
   const Placement p = hosts_of(2, 8);
   Profile profile = builtin_profile();
