@@ -145,6 +145,7 @@ struct TransportOptions {
   std::string job;                    // name of the communicator, unique per job; for messages
   std::vector<std::byte> key;         // 32-byte secret of the communicator; authenticates peers
   std::string interface;              // tcp: "", or NCCL_SOCKET_IFNAME syntax: eth,ib | ^lo | =eth0
+  uint32_t interfaces = 1;            // tcp: so many of these, the best, are used side by side
   std::string family;                 // tcp: "", "AF_INET", "AF_INET6"
   uint32_t connections_per_peer = 1;  // tcp
   bool oversubscribed = false;        // ranks of this host outnumber the CPUs it may use
@@ -162,7 +163,7 @@ class Transport {
   virtual std::string_view name() const = 0;
   virtual Capabilities capabilities() const = 0;  // final after connect()
 
-  // What peers need in order to reach this rank: opaque, at most 256 bytes.
+  // What peers need in order to reach this rank: opaque, at most 512 bytes.
   virtual std::string card() const = 0;
   // Learns all cards; cards[r] is empty where rank r does not offer this transport. Finds out which
   // peers can be reached (probes included) in agreement with them, before `deadline`.

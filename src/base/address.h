@@ -68,6 +68,10 @@ struct Interface {
   uint32_t index = 0;
   Address address;  // port 0
   bool loopback = false;
+  uint8_t prefix = 0;  // bits of the address that name its network; 0: not known
+
+  // Whether the address is on this interface's network. Link-local ones may be on any.
+  bool reaches(const Address& other) const;
 };
 
 // Every (interface, address) of this host that is up, in the kernel's order.

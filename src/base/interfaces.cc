@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
+#include <span>
 
 #include "src/base/address.h"
 #include "src/base/socket.h"
@@ -73,12 +75,42 @@ Status nothing_found(const std::vector<Interface>& from, std::string_view spec,
   return Status(Code::invalid_argument, what + "; this host has: " + describe(from));
 }
 
+// The bits of an address, the most significant first.
+std::span<const uint8_t> bytes_of(const sockaddr* address) {
+  if (address->sa_family == AF_INET)
+    return {
+        reinterpret_cast<const uint8_t*>(&reinterpret_cast<const sockaddr_in*>(address)->sin_addr),
+        4};
+  return {
+      reinterpret_cast<const uint8_t*>(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr),
+      16};
+}
+
+uint8_t prefix_of(const sockaddr* mask, int family) {
+  if (mask == nullptr || mask->sa_family != family) return 0;
+  uint8_t bits = 0;
+  for (const uint8_t byte : bytes_of(mask)) bits += static_cast<uint8_t>(std::popcount(byte));
+  return bits;
+}
+
 struct Candidate {
   std::array<size_t, 4> badness;
   Interface interface;
 };
 
 }  // namespace
+
+bool Interface::reaches(const Address& other) const {
+  if (prefix == 0 || address.family() != other.family() || !address.valid() ||
+      address.is_link_local() || other.is_link_local())
+    return false;
+  const std::span<const uint8_t> a = bytes_of(address.data()), b = bytes_of(other.data());
+  for (size_t bit = 0; bit < prefix && bit / 8 < a.size(); bit += 8) {
+    const int left = std::min(8, prefix - static_cast<int>(bit));
+    if ((a[bit / 8] ^ b[bit / 8]) >> (8 - left) != 0) return false;
+  }
+  return true;
+}
 
 Result<std::vector<Interface>> list_interfaces() {
   ifaddrs* head = nullptr;
@@ -92,7 +124,8 @@ Result<std::vector<Interface>> list_interfaces() {
     if (family != AF_INET && family != AF_INET6) continue;
     socklen_t size = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
     found.push_back({entry->ifa_name, if_nametoindex(entry->ifa_name),
-                     Address(entry->ifa_addr, size), (entry->ifa_flags & IFF_LOOPBACK) != 0});
+                     Address(entry->ifa_addr, size), (entry->ifa_flags & IFF_LOOPBACK) != 0,
+                     prefix_of(entry->ifa_netmask, family)});
   }
   freeifaddrs(head);
   return found;

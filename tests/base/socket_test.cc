@@ -114,6 +114,26 @@ TEST(Interfaces, unknown_names_are_quoted_and_the_known_listed) {
   EXPECT_NE(real.status().message().find("lo (127.0.0.1)"), std::string::npos);
 }
 
+TEST(Interfaces, which_addresses_are_on_its_network) {
+  const auto at = [](const char* address, uint8_t prefix) {
+    return Interface{"eth0", 1, Address::parse(address).value(), false, prefix};
+  };
+  const auto to = [](const char* address) { return Address::parse(address).value(); };
+  EXPECT_TRUE(at("10.0.4.1", 22).reaches(to("10.0.7.255")));
+  EXPECT_FALSE(at("10.0.4.1", 22).reaches(to("10.0.8.1")));
+  EXPECT_TRUE(at("10.0.4.1", 32).reaches(to("10.0.4.1")));
+  EXPECT_FALSE(at("10.0.4.1", 32).reaches(to("10.0.4.0")));
+  EXPECT_FALSE(at("10.0.4.1", 0).reaches(to("10.0.4.1")));  // not known
+  EXPECT_TRUE(at("fd00:1::1", 64).reaches(to("fd00:1::ffff")));
+  EXPECT_FALSE(at("fd00:1::1", 64).reaches(to("fd00:2::1")));
+  EXPECT_FALSE(at("fd00:1::1", 64).reaches(to("10.0.4.1")));
+  EXPECT_FALSE(at("fe80::1", 64).reaches(to("fe80::2")));  // may be on any
+  for (const Interface& i : *list_interfaces())
+    if (i.address.to_string().starts_with("127.0.0.1")) {
+      EXPECT_EQ(i.prefix, 8);
+    }
+}
+
 class SocketFamily : public testing::TestWithParam<const char*> {
  protected:
   bool available() {

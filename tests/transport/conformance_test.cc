@@ -40,7 +40,7 @@ TEST_P(TransportConformance, EveryRankReachesEveryOther) {
   for (const uint32_t ranks : {2u, 3u, 8u}) {
     run(ranks, [](Node& node) {
       EXPECT_FALSE(node.transport->name().empty());
-      EXPECT_LE(node.transport->card().size(), 256u);
+      EXPECT_LE(node.transport->card().size(), 512u);
       for (Rank p = 0; p < node.ranks; ++p) {
         EXPECT_EQ(node.transport->reaches(p), p != node.rank) << p;
       }

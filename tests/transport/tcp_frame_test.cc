@@ -214,26 +214,96 @@ TEST(TcpCard, RoundTripWithinTheLimit) {
   Card card;
   card.host = std::string(200, 'h');
   card.pid = 4000000000;
-  for (const char* text :
-       {"10.1.2.3:4", "[::1]:65535", "[fe80::1%lo]:7", "127.0.0.1:1", "1.1.1.1:1"})
-    card.addresses.push_back(*Address::parse(text));
+  uint8_t interface = 0;
+  for (const char* text : {"10.1.2.3:4", "[::1]:65535", "[fe80::1%lo]:7", "127.0.0.1:1",
+                           "1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1", "1.1.1.4:1", "1.1.1.5:1"})
+    card.addresses.push_back({*Address::parse(text), interface++});
   const std::string text = encode_card(card);
-  EXPECT_LE(text.size(), 256u);
+  EXPECT_LE(text.size(), 512u);
   auto back = decode_card(text, 0);
   ASSERT_TRUE(back.ok()) << back.status().to_string();
   EXPECT_EQ(back->host, std::string(64, 'h'));
   EXPECT_EQ(back->pid, card.pid);
   ASSERT_EQ(back->addresses.size(), k_most_addresses);
-  for (size_t i = 0; i < k_most_addresses; ++i) EXPECT_EQ(back->addresses[i], card.addresses[i]);
+  for (size_t i = 0; i < k_most_addresses; ++i) {
+    EXPECT_EQ(back->addresses[i].address, card.addresses[i].address);
+    EXPECT_EQ(back->addresses[i].interface, i);
+  }
+  EXPECT_EQ(back->interfaces(), k_most_addresses);
+}
+
+Interface interface_at(const char* name, const char* address, uint8_t prefix) {
+  return {name, 1, *Address::parse(address), false, prefix};
+}
+Card card_of(std::vector<CardAddress> addresses) { return {"host", 1, std::move(addresses)}; }
+// "10.0.0.1>10.0.0.2 >10.0.1.2": from and to, in order.
+std::string text_of(const std::vector<Way>& ways) {
+  std::string text;
+  const auto bare = [](const Address& a) {
+    const std::string whole = a.to_string();
+    return whole.substr(0, whole.rfind(':'));
+  };
+  for (const Way& w : ways)
+    text += (text.empty() ? "" : " ") + (w.from.valid() ? bare(w.from) : std::string()) + ">" +
+            bare(w.to);
+  return text;
+}
+
+TEST(TcpWays, OneInterfaceOnBothSidesLeavesTheChoiceToTheKernel) {
+  const Card card =
+      card_of({{*Address::parse("10.0.0.2:5"), 0}, {*Address::parse("[fd00::2]:5"), 0}});
+  const std::vector<Interface> mine = {interface_at("eth0", "10.0.0.1", 24),
+                                       interface_at("eth0", "fd00::1", 64)};
+  for (uint32_t stripe : {0u, 1u, 5u})
+    EXPECT_EQ(text_of(ways_to(card, mine, stripe)), ">10.0.0.2 >[fd00::2]");
+}
+
+TEST(TcpWays, StripesGoOverInterfacesOfTheirOwn) {
+  const Card card =
+      card_of({{*Address::parse("10.0.0.2:5"), 0}, {*Address::parse("10.0.1.2:6"), 1}});
+  const std::vector<Interface> mine = {interface_at("eth0", "10.0.0.1", 24),
+                                       interface_at("eth1", "10.0.1.1", 24)};
+  EXPECT_EQ(text_of(ways_to(card, mine, 0)),
+            "10.0.0.1>10.0.0.2 10.0.0.1>10.0.1.2 >10.0.0.2 >10.0.1.2");
+  EXPECT_EQ(text_of(ways_to(card, mine, 1)),
+            "10.0.1.1>10.0.1.2 10.0.1.1>10.0.0.2 >10.0.0.2 >10.0.1.2");
+  EXPECT_EQ(text_of(ways_to(card, mine, 2)), text_of(ways_to(card, mine, 0)));
+  // The peer lists its interfaces the other way round: networks tell which belong together.
+  const Card turned =
+      card_of({{*Address::parse("10.0.1.2:6"), 0}, {*Address::parse("10.0.0.2:5"), 1}});
+  EXPECT_TRUE(text_of(ways_to(turned, mine, 0)).starts_with("10.0.0.1>10.0.0.2 "));
+  EXPECT_TRUE(text_of(ways_to(turned, mine, 1)).starts_with("10.0.1.1>10.0.1.2 "));
+  // Networks behind routers: by number.
+  const Card far =
+      card_of({{*Address::parse("10.9.0.2:5"), 0}, {*Address::parse("10.9.1.2:6"), 1}});
+  EXPECT_TRUE(text_of(ways_to(far, mine, 0)).starts_with("10.0.0.1>10.9.0.2 "));
+  EXPECT_TRUE(text_of(ways_to(far, mine, 1)).starts_with("10.0.1.1>10.9.1.2 "));
+}
+
+TEST(TcpWays, UnequalNumbersOfInterfaces) {
+  const Card two =
+      card_of({{*Address::parse("10.0.0.2:5"), 0}, {*Address::parse("10.0.0.3:6"), 1}});
+  const std::vector<Interface> one = {interface_at("eth0", "10.0.0.1", 24)};
+  EXPECT_TRUE(text_of(ways_to(two, one, 0)).starts_with("10.0.0.1>10.0.0.2 "));
+  EXPECT_TRUE(text_of(ways_to(two, one, 1)).starts_with("10.0.0.1>10.0.0.3 "));
+  const Card single = card_of({{*Address::parse("10.0.0.2:5"), 0}});
+  const std::vector<Interface> three = {interface_at("eth0", "10.0.0.1", 24),
+                                        interface_at("eth1", "10.0.1.1", 24),
+                                        interface_at("ib0", "fd00::1", 64)};
+  EXPECT_EQ(text_of(ways_to(single, three, 1)), "10.0.1.1>10.0.0.2 >10.0.0.2");
+  EXPECT_EQ(text_of(ways_to(single, three, 2)), ">10.0.0.2");  // no address of that family
 }
 
 TEST(TcpCard, GarbageIsRefused) {
-  Card card{"host", 1, {*Address::parse("10.1.2.3:4")}};
+  Card card{"host", 1, {{*Address::parse("10.1.2.3:4"), 0}}};
   const std::string good = encode_card(card);
   for (size_t length = 0; length < good.size(); ++length)
     EXPECT_FALSE(decode_card(good.substr(0, length), 0).ok()) << length;
   EXPECT_FALSE(decode_card(good + "x", 0).ok());
   std::string other = good;
+  other[10 + 4] = static_cast<char>(k_most_addresses);  // the interface's number
+  EXPECT_EQ(decode_card(other, 0).status().code(), Code::invalid_argument);
+  other = good;
   other[3] = static_cast<char>(k_frame_version + 1);
   EXPECT_EQ(decode_card(other, 0).status().code(), Code::unsupported);
   std::mt19937_64 random(4);

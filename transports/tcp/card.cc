@@ -1,5 +1,6 @@
 // Layout: [0,3) "tcp" [3] version [4,8) pid, little endian [8] addresses [9] length of the host's
-// name [10..] name, then 36 bytes per address.
+// name [10..] name, then 37 bytes per address: which
+// of the rank's interfaces it is on, and the address.
 #include "transports/tcp/card.h"
 
 #include <fmt/format.h>
@@ -14,12 +15,19 @@ namespace {
 
 constexpr size_t k_fixed = 10;
 constexpr size_t k_most_name = 64;
+constexpr size_t k_entry = 1 + sizeof(PackedAddress);
 
 Status bad_card(const std::string& why) {
   return Status(Code::invalid_argument, "unintelligible tcp card: " + why);
 }
 
 }  // namespace
+
+uint32_t Card::interfaces() const {
+  uint8_t last = 0;
+  for (const CardAddress& a : addresses) last = std::max(last, a.interface);
+  return last + uint32_t{1};
+}
 
 std::string encode_card(const Card& card) {
   const std::string name = card.host.substr(0, k_most_name);
@@ -31,7 +39,8 @@ std::string encode_card(const Card& card) {
   text += static_cast<char>(name.size());
   text += name;
   for (size_t i = 0; i < addresses; ++i) {
-    const PackedAddress packed = pack(card.addresses[i]);
+    const PackedAddress packed = pack(card.addresses[i].address);
+    text += static_cast<char>(card.addresses[i].interface);
     text.append(reinterpret_cast<const char*>(packed.data()), packed.size());
   }
   return text;
@@ -48,16 +57,19 @@ Result<Card> decode_card(std::string_view text, uint32_t fallback_scope) {
   const size_t addresses = byte(8);
   const size_t name = byte(9);
   if (addresses == 0 || addresses > k_most_addresses || name > k_most_name ||
-      text.size() != k_fixed + name + addresses * sizeof(PackedAddress))
+      text.size() != k_fixed + name + addresses * k_entry)
     return bad_card(fmt::format("{} addresses in {} bytes", addresses, text.size()));
   card.host = text.substr(k_fixed, name);
   for (size_t i = 0; i < addresses; ++i) {
+    const std::string_view entry = text.substr(k_fixed + name + i * k_entry, k_entry);
+    const auto interface = static_cast<uint8_t>(entry[0]);
     PackedAddress packed;
-    std::memcpy(packed.data(), text.data() + k_fixed + name + i * packed.size(), packed.size());
+    std::memcpy(packed.data(), entry.data() + 1, packed.size());
     Result<Address> address = unpack(packed, fallback_scope);
     if (!address.ok()) return address.status();
     if (!address->valid() || address->port() == 0) return bad_card("an address without a port");
-    card.addresses.push_back(*address);
+    if (interface >= k_most_tcp_interfaces) return bad_card(fmt::format("interface {}", interface));
+    card.addresses.push_back({*address, interface});
   }
   return card;
 }

@@ -1,4 +1,4 @@
-// The card of a rank: where it listens and how messages call it. At most 256 bytes.
+// The card of a rank: where it listens and how messages call it. At most 512 bytes.
 #pragma once
 
 #include <cstdint>
@@ -7,16 +7,24 @@
 #include <vector>
 
 #include "src/base/address.h"
+#include "transports/tcp/tcp.h"
 #include "tutti/status.h"
 
 namespace tutti::tcp {
 
-inline constexpr size_t k_most_addresses = 4;
+inline constexpr size_t k_most_addresses = k_most_tcp_interfaces;
+
+struct CardAddress {
+  Address address;
+  uint8_t interface = 0;  // which of the rank's interfaces, of those that it uses
+};
 
 struct Card {
   std::string host;
   uint32_t pid = 0;
-  std::vector<Address> addresses;  // 1 to k_most_addresses, best first
+  std::vector<CardAddress> addresses;  // 1 to k_most_addresses, best first
+
+  uint32_t interfaces() const;  // how many they are on
 };
 
 std::string encode_card(const Card& card);

@@ -15,8 +15,8 @@
 
 namespace tutti::tcp {
 
-// Changes with any change of this file; ranks that differ refuse each other.
-inline constexpr uint16_t k_frame_version = 1;
+// Changes with any change of this file or of the card; ranks that differ refuse each other.
+inline constexpr uint16_t k_frame_version = 2;
 
 enum class FrameKind : uint8_t {
   message = 1,  // a message of the lane, or a stripe of one

@@ -13,7 +13,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// While other addresses are left to try, an address has this long to answer.
+// While other ways are left to try, one has this long to answer.
 constexpr seconds k_address_patience{3};
 // Refused connections are tried again this often: a listener's queue may have been full, or the
 // peer may have dropped a connection that it had no room for.
@@ -105,20 +105,23 @@ Greeting::State Dialer::advance(Deadline now) {
 }
 
 Greeting::State Dialer::start(Deadline now) {
-  Result<Fd> fd = connect_start(plan_.addresses[address_]);
+  const Way& way = plan_.ways[way_];
+  const bool chosen = way.from.valid();
+  Result<Fd> fd = connect_start(way.to, chosen ? &way.from : nullptr);
   if (!fd.ok()) {
-    if (fd.status().code() == Code::system_error) return give_up(fd.status());
+    // An interface that has lost its address leaves the other ways.
+    if (fd.status().code() == Code::system_error && !chosen) return give_up(fd.status());
     return try_next(now, fd.status());
   }
   watch(std::move(*fd), EPOLLOUT);
   stage_ = Stage::connecting;
-  const bool others = plan_.addresses.size() > 1;
+  const bool others = plan_.ways.size() > 1;
   deadline_ = others ? std::min(give_up_at_, now + k_address_patience) : give_up_at_;
   return connecting(now);
 }
 
 Greeting::State Dialer::connecting(Deadline now) {
-  const Status connected = connect_error(fd_.get(), plan_.addresses[address_]);
+  const Status connected = connect_error(fd_.get(), plan_.ways[way_].to);
   if (connected.code() == Code::in_progress) {
     if (now < deadline_) return State::working;
     return try_next(now, Status(Code::timeout, "no answer in time"));
@@ -159,8 +162,8 @@ Greeting::State Dialer::try_next(Deadline now, Status why) {
   stage_ = Stage::pause;
   deadline_ = now;
   if (now >= give_up_at_ && why.code() == Code::timeout) return give_up(why);
-  if (++address_ < plan_.addresses.size()) return State::working;
-  address_ = 0;
+  if (++way_ < plan_.ways.size()) return State::working;
+  way_ = 0;
   if (why.code() == Code::timeout) return State::working;
   if (++failures_ >= k_rounds) return give_up(why);
   deadline_ = now + k_first_pause * (1 << (failures_ - 1));
@@ -169,8 +172,10 @@ Greeting::State Dialer::try_next(Deadline now, Status why) {
 
 Greeting::State Dialer::give_up(const Status& why) {
   std::string tried;
-  for (const Address& address : plan_.addresses)
-    tried += (tried.empty() ? "" : ", ") + address.to_string();
+  for (const Way& way : plan_.ways) {
+    if (way.from.valid()) continue;  // the same addresses come again without
+    tried += (tried.empty() ? "" : ", ") + way.to.to_string();
+  }
   status_ =
       Status(why.code(), fmt::format("rank {}: cannot reach {} at {} over interface {}: {}",
                                      plan_.me, plan_.who, tried, plan_.interface, why.message()));

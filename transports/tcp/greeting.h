@@ -19,6 +19,7 @@
 #include "src/base/fd.h"
 #include "src/base/socket.h"
 #include "transports/tcp/poller.h"
+#include "transports/tcp/ways.h"
 #include "transports/transport.h"
 
 namespace tutti::tcp {
@@ -76,7 +77,7 @@ struct DialPlan {
   Rank peer = 0;
   std::string who;        // "peer 3 (host b, pid 412)"
   std::string interface;  // for messages
-  std::vector<Address> addresses;
+  std::vector<Way> ways;
   Key key{};
   Purport purport;
   Clock::duration timeout{};
@@ -100,7 +101,7 @@ class Dialer final : public Greeting {
 
   DialPlan plan_;
   Stage stage_ = Stage::pause;
-  size_t address_ = 0;
+  size_t way_ = 0;
   uint32_t failures_ = 0;
   Deadline give_up_at_;
   Deadline deadline_;

@@ -22,7 +22,6 @@ namespace {
 
 constexpr size_t k_most_message = size_t{1} << 30;
 constexpr uint32_t k_most_credits = 1 << 16;
-constexpr uint32_t k_most_stripes = 16;
 // A stranger who connects has this long to prove that it is none.
 constexpr std::chrono::seconds k_stranger_patience{60};
 // progress() looks at sockets that nobody is polling every so many calls.
@@ -64,10 +63,14 @@ Result<std::unique_ptr<Transport>> TcpTransport::make(const TransportOptions& op
   if (options.rank >= options.ranks)
     return Status(Code::invalid_argument,
                   fmt::format("rank {} of {}", options.rank, options.ranks));
-  if (options.connections_per_peer < 1 || options.connections_per_peer > k_most_stripes)
+  if (options.connections_per_peer < 1 || options.connections_per_peer > k_most_tcp_connections)
     return Status(Code::invalid_argument,
                   fmt::format("{} connections per peer; 1 to {} are possible",
-                              options.connections_per_peer, k_most_stripes));
+                              options.connections_per_peer, k_most_tcp_connections));
+  if (options.interfaces < 1 || options.interfaces > k_most_tcp_interfaces)
+    return Status(Code::invalid_argument, fmt::format("{} interfaces side by side; 1 to {} are "
+                                                      "possible",
+                                                      options.interfaces, k_most_tcp_interfaces));
   Result<Poller> poller = Poller::make();
   if (!poller.ok()) return poller.status();
   std::unique_ptr<TcpTransport> transport(new TcpTransport(options, std::move(*poller)));
@@ -76,32 +79,47 @@ Result<std::unique_ptr<Transport>> TcpTransport::make(const TransportOptions& op
   return std::unique_ptr<Transport>(std::move(transport));
 }
 
-// All addresses of the best interface, IPv4 and IPv6, each with a socket and port of its own.
+// All addresses of the best interfaces, IPv4 and IPv6, as far as the card has room for them, each
+// with a socket and port of its own.
 Status TcpTransport::listen() {
-  auto interfaces = select_interfaces(options_.interface, options_.family);
-  if (!interfaces.ok()) return interfaces.status();
-  const Interface& best = interfaces->front();
-  interface_ = best.name;
-  scope_ = best.index;
+  auto found = select_interfaces(options_.interface, options_.family);
+  if (!found.ok()) return found.status();
+  std::vector<std::string> names;
+  for (const Interface& i : *found)
+    if (names.size() < options_.interfaces &&
+        std::find(names.begin(), names.end(), i.name) == names.end())
+      names.push_back(i.name);
+  scope_ = found->front().index;
   card_.host = this_host();
   card_.pid = static_cast<uint32_t>(::getpid());
+  const size_t most = std::min<size_t>(4, k_most_addresses / names.size());
   Status last;
-  for (const Interface& interface : *interfaces) {
-    if (interface.name != best.name || card_.addresses.size() == k_most_addresses) continue;
-    auto fd = listen_on(interface.address);
-    if (!fd.ok()) {  // a tentative IPv6 address, say; the others will do
-      last = fd.status();
-      continue;
+  for (const std::string& name : names) {
+    const auto number = static_cast<uint8_t>(interfaces_.empty() ? 0 : card_.interfaces());
+    size_t open = 0;
+    for (const Interface& i : *found) {
+      if (i.name != name || open == most) continue;
+      // A tentative IPv6 address, say, cannot be listened on; the others will do.
+      last = listen_on_interface(i, number);
+      if (last.ok()) ++open;
     }
-    auto address = local_address(fd->get());
-    if (!address.ok()) return address.status();
-    auto listener = std::make_unique<Listener>();
-    listener->fd = std::move(*fd);
-    TUTTI_RETURN_IF_ERROR(poller_.add(listener->fd.get(), EPOLLIN, listener.get()));
-    listeners_.push_back(std::move(listener));
-    card_.addresses.push_back(*address);
+    if (open > 0) interface_names_ += (interface_names_.empty() ? "" : ", ") + name;
   }
   return listeners_.empty() ? last : Status();
+}
+
+Status TcpTransport::listen_on_interface(const Interface& interface, uint8_t number) {
+  auto fd = listen_on(interface.address);
+  if (!fd.ok()) return fd.status();
+  auto address = local_address(fd->get());
+  if (!address.ok()) return address.status();
+  auto listener = std::make_unique<Listener>();
+  listener->fd = std::move(*fd);
+  TUTTI_RETURN_IF_ERROR(poller_.add(listener->fd.get(), EPOLLIN, listener.get()));
+  listeners_.push_back(std::move(listener));
+  interfaces_.push_back(interface);
+  card_.addresses.push_back({*address, number});
+  return {};
 }
 
 Capabilities TcpTransport::capabilities() const {
@@ -190,8 +208,14 @@ Result<Endpoint*> TcpTransport::open(Rank rank, uint32_t lane, const EndpointOpt
 }
 
 void TcpTransport::dial(Rank rank, Peer& peer, const Purport& purport) {
-  DialPlan plan{options_.rank, rank,    describe_peer(rank),     interface_, peer.card.addresses,
-                key_,          purport, options_.connect_timeout};
+  DialPlan plan{options_.rank,
+                rank,
+                describe_peer(rank),
+                interface_names_,
+                ways_to(peer.card, interfaces_, purport.stripe),
+                key_,
+                purport,
+                options_.connect_timeout};
   greetings_.push_back(std::make_unique<Dialer>(std::move(plan), &poller_));
 }
 

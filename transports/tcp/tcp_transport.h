@@ -65,6 +65,7 @@ class TcpTransport final : public Transport, private ConnectionOwner {
 
   TcpTransport(const TransportOptions& options, Poller poller);
   Status listen();
+  Status listen_on_interface(const Interface& interface, uint8_t number);
 
   // --- peers and connections (tcp_transport.cc)
   Result<Peer*> peer_of(Rank rank);
@@ -95,7 +96,8 @@ class TcpTransport final : public Transport, private ConnectionOwner {
   Poller poller_;
   Key key_;
   uint64_t job_;
-  std::string interface_;
+  std::vector<Interface> interfaces_;  // that are used, by name
+  std::string interface_names_;        // "eth0, eth1"
   uint32_t scope_ = 0;
   Card card_;
   std::vector<std::unique_ptr<Listener>> listeners_;
