@@ -75,6 +75,41 @@ bool is_file(const std::string& path) {
   return stat(path.c_str(), &s) == 0 && S_ISREG(s.st_mode);
 }
 
+// Whether it cannot be a spec.
+bool is_name_or_path(const std::string& what) {
+  const bool spec_like = what.find_first_of(":{ ") != std::string::npos;
+  return is_word(what.substr(0, what.rfind('*'))) ||
+         (what.find('/') != std::string::npos && !spec_like);
+}
+
+Status unknown(const std::string& what) {
+  std::string names;
+  for (const RecordedMachine& m : recorded_machines())
+    names += (names.empty() ? "" : ", ") + std::string(m.name);
+  return Status(Code::invalid_argument,
+                fmt::format("'{}' is no recorded machine ({}), no file and no spec such as "
+                            "'node:4{{nics=8x100Gb/s}} gpu:8{{bw=48GB/s}}'",
+                            what, names));
+}
+
+Result<Machine> machine_from_text(std::string_view text) {
+  if (!is_xml(text)) {
+    const std::string plain = without_comments(text);
+    const Result<ClusterSpec> spec = parse_cluster(plain);
+    if (!spec) return spec.status();
+    TUTTI_RETURN_IF_ERROR(build_cluster(*spec).status());
+    Machine machine;
+    machine.inside = to_text(*spec);
+    return machine;
+  }
+  Result<std::vector<Machine>> machines = parse_machines(text);
+  if (!machines) return machines.status();
+  if (machines->size() != 1)
+    return Status(Code::invalid_argument,
+                  fmt::format("describes {} hosts; this is one", machines->size()));
+  return std::move(machines->front());
+}
+
 }  // namespace
 
 const RecordedMachine* find_recorded_machine(std::string_view name) {
@@ -147,17 +182,28 @@ Result<Cluster> load_cluster(const std::string& what) {
     cluster->source = what;
     return cluster;
   }
-  const bool spec_like = what.find_first_of(":{ ") != std::string::npos;
-  if (is_word(name) || (what.find('/') != std::string::npos && !spec_like)) {
-    std::string names;
-    for (const RecordedMachine& m : recorded_machines())
-      names += (names.empty() ? "" : ", ") + std::string(m.name);
-    return Status(Code::invalid_argument,
-                  fmt::format("'{}' is no recorded machine ({}), no file and no spec such as "
-                              "'node:4{{nics=8x100Gb/s}} gpu:8{{bw=48GB/s}}'",
-                              what, names));
-  }
+  if (is_name_or_path(what)) return unknown(what);
   return from_text(what, 1);
+}
+
+bool names_spec(const std::string& what) {
+  return !what.empty() && find_recorded_machine(what.substr(0, what.rfind('*'))) == nullptr &&
+         !is_file(what) && !is_name_or_path(what);
+}
+
+Result<Machine> load_machine(const std::string& what) {
+  if (names_spec(what)) return machine_from_text(what);
+  const RecordedMachine* machine = find_recorded_machine(what);
+  if (machine == nullptr && find_recorded_machine(what.substr(0, what.rfind('*'))) != nullptr)
+    return Status(Code::invalid_argument,
+                  fmt::format("'{}' is several hosts; this is one of them", what));
+  if (machine == nullptr && !is_file(what) && what.find('/') == std::string::npos)
+    return unknown(what);
+  const Result<std::string> text =
+      machine != nullptr ? std::string(machine->text) : read_topology_file(what);
+  if (!text) return text.status();
+  Result<Machine> loaded = machine_from_text(*text);
+  return loaded ? std::move(loaded) : loaded.status().with_context(what);
 }
 
 }  // namespace tutti

@@ -38,6 +38,12 @@ Result<Cluster> load_cluster(const std::string& what);
 Result<Cluster> parse_cluster_text(std::string_view text);
 // A file's contents, at most k_max_xml_bytes. Errors: invalid_argument naming the file.
 Result<std::string> read_topology_file(const std::string& path);
+// What a rank's host looks like, by the same names: one host, or a spec of it or of a cluster of
+// which it is one (Machine::inside). Errors: as load_cluster(); invalid_argument where an XML file
+// describes several hosts.
+Result<Machine> load_machine(const std::string& what);
+// Whether load_machine() would read the text itself, as a spec.
+bool names_spec(const std::string& what);
 // Hosts that a text of either XML kind describes.
 Result<std::vector<Machine>> parse_machines(std::string_view xml);
 

@@ -10,6 +10,8 @@
 #include <numeric>
 #include <set>
 
+#include "topology/spec.h"
+
 namespace tutti {
 namespace {
 
@@ -143,6 +145,10 @@ class Builder {
     if ((network || count > 1) && !grouping_)
       network_ = topology.add_node(NodeKind::network_switch, k_no_node, "network");
     endpoints_ = choose(hosts);
+    for (const RankPlace& place : options_.ranks)
+      if (place.host < hosts.size() && place.part < hosts[place.host].parts.size() &&
+          hosts[place.host].parts[place.part].kind == NodeKind::gpu)
+        gpu_hosts_.insert(place.host);
     for (const Machine& m : hosts)
       for (uint32_t copy = 0; copy < m.copies; ++copy) TUTTI_RETURN_IF_ERROR(host(m));
     cable_switches();
@@ -153,8 +159,9 @@ class Builder {
 
  private:
   struct Built {
-    NodeId host = 0;
+    NodeId host = k_no_node;
     std::vector<NodeId> node;  // by part
+    bool leaves = false;       // by leaf of Machine::inside instead
   };
 
   void assume(const Machine& m, std::string what) {
@@ -203,19 +210,22 @@ class Builder {
     return Endpoints::cores;
   }
 
-  Status host(const Machine& m) {
-    Built built;
+  std::string name_of(const Machine& m) const {
     const std::string base = m.name.empty() ? "host" : m.name;
-    const bool several = m.copies > 1 || !nodes_.empty();
+    return m.copies > 1 || !nodes_.empty() ? fmt::format("{}.{}", base, nodes_.size()) : base;
+  }
+
+  Status host(const Machine& m) {
     edge_ = switch_above(m.switches);
+    if (!m.inside.empty()) return graft(m);
+    Built built;
     NodeId outside = edge_;
     if (m.switch_spans_hosts && !m.links.empty()) {
       if (shared_switch_ == k_no_node || &m != last_)
         shared_switch_ = topology.add_node(NodeKind::network_switch, edge_, "nvswitch");
       outside = shared_switch_;
     }
-    built.host = topology.add_node(NodeKind::host, outside,
-                                   several ? fmt::format("{}.{}", base, nodes_.size()) : base);
+    built.host = topology.add_node(NodeKind::host, outside, name_of(m));
     const bool with_cores = endpoints_ == Endpoints::cores && options_.ranks.empty();
     built.node.assign(m.parts.size(), k_no_node);
     bool nics = false;
@@ -230,26 +240,86 @@ class Builder {
       nics = true;
       port(m, i, built.node[i]);
     }
-    if (!nics && network_ != k_no_node && outside == edge_) {
-      assume(m,
-             fmt::format("no NIC was found; one of {:.0f} Gb/s assumed", k_assumed_network * 8e-9));
-      topology.add_cable(built.host, edge_, options_.port_class, k_assumed_network,
-                         options_.network_latency);
-      below_[edge_] += k_assumed_network;
-    }
+    if (!nics && network_ != k_no_node && outside == edge_) assume_nic(m, built.host);
     sockets(m, built, !nics);
     fast_links(m, built);
-    if (endpoints_ == Endpoints::gpus && options_.ranks.empty())
-      TUTTI_RETURN_IF_ERROR(drop_groups(m, built));
+    if (ranks_on_gpus()) TUTTI_RETURN_IF_ERROR(drop_groups(m, built));
     nodes_.push_back(std::move(built));
     last_ = &m;
     return {};
   }
 
+  void assume_nic(const Machine& m, NodeId host) {
+    assume(m,
+           fmt::format("no NIC was found; one of {:.0f} Gb/s assumed", k_assumed_network * 8e-9));
+    topology.add_cable(host, edge_, options_.port_class, k_assumed_network,
+                       options_.network_latency);
+    below_[edge_] += k_assumed_network;
+  }
+
+  // What a spec describes, as it is. Its core is the switch above; a host that a spec leaves
+  // without a way out has the NICs among its parts.
+  Status graft(const Machine& m) {
+    const Result<Topology> given = make_cluster(m.inside);
+    if (!given) return given.status().with_context("machine " + m.name);
+    const std::vector<TopologyNode>& nodes = given->nodes();
+    const bool one_host = std::count_if(nodes.begin(), nodes.end(), [](const TopologyNode& n) {
+                            return n.kind == NodeKind::host;
+                          }) == 1;
+    Built built;
+    built.leaves = true;
+    std::vector<NodeId> number(nodes.size());
+    for (NodeId n = 0; n < nodes.size(); ++n) {
+      const TopologyNode& node = nodes[n];
+      const bool root = node.parent == k_no_node, host = node.kind == NodeKind::host;
+      number[n] = root && !host && edge_ != k_no_node
+                      ? edge_
+                      : topology.add_node(node.kind, root ? edge_ : number[node.parent],
+                                          host && one_host ? name_of(m) : node.name);
+      if (host && one_host) built.host = number[n];
+    }
+    for (Link link : given->links()) {
+      const NodeId here = given->host_of(link.from), there = given->host_of(link.to);
+      const bool port = here != there, network = port || here == k_no_node;
+      if (network && (link.link_class == LinkClass::nic || link.link_class == LinkClass::network))
+        link.link_class = port ? options_.port_class : options_.uplink_class;
+      link.from = number[link.from];
+      link.to = number[link.to];
+      if (link.to == edge_ && link.outward) below_[edge_] += link.bandwidth;
+      topology.add_link(link);
+    }
+    for (Rank r = 0; r < given->ranks(); ++r) built.node.push_back(number[given->node_of(r)]);
+    if (nodes[0].kind == NodeKind::host && network_ != k_no_node) plug_in(m, built.host);
+    nodes_.push_back(std::move(built));
+    last_ = &m;
+    return {};
+  }
+
+  // The NICs of a host whose inside is a spec.
+  void plug_in(const Machine& m, NodeId host) {
+    bool nics = false;
+    for (PartId i = 0; i < m.parts.size(); ++i) {
+      const Part& p = m.parts[i];
+      if (p.kind != NodeKind::nic || !p.up) continue;
+      nics = true;
+      const NodeId nic = topology.add_node(NodeKind::nic, host, label(p, i));
+      topology.add_cable(nic, host, LinkClass::pci, p.bandwidth > 0 ? p.bandwidth : k_assumed_pci,
+                         0);
+      port(m, i, nic);
+    }
+    if (!nics) assume_nic(m, host);
+  }
+
+  // Whether ranks of the host at hand are on GPUs of it.
+  bool ranks_on_gpus() const {
+    return options_.ranks.empty() ? endpoints_ == Endpoints::gpus
+                                  : gpu_hosts_.count(static_cast<uint32_t>(nodes_.size())) > 0;
+  }
+
   // Marks what contains GPUs without making them neighbours.
   Status drop_groups(const Machine& m, const Built& built) {
     if (grouping_ || m.links.empty() || m.count(NodeKind::gpu) > k_max_grouped_gpus) return {};
-    if (&m != last_) {
+    if (grouped_ == nullptr || m.parts != grouped_->parts || m.links != grouped_->links) {
       Machine alone = m;
       alone.copies = 1;
       alone.switch_spans_hosts = false;
@@ -266,9 +336,11 @@ class Builder {
       const std::set<NodeId> groups = Grouping(builder.topology).groups();
       for (PartId i = 0; i < m.parts.size(); ++i)
         groups_[i] = groups.count(builder.nodes_[0].node[i]) > 0;
+      grouped_ = &m;
     }
     for (PartId i = 0; i < m.parts.size(); ++i)
-      if (!groups_[i] && built.node[i] != k_no_node) topology.set_no_group(built.node[i]);
+      if (!groups_[i] && built.node[i] != k_no_node && m.parts[i].kind != NodeKind::gpu)
+        topology.set_no_group(built.node[i]);  // a GPU contains but the ranks that share it
     if (m.switch_spans_hosts) topology.set_no_group(built.host);
     return {};
   }
@@ -409,6 +481,11 @@ class Builder {
     for (const Machine& m : hosts)
       for (uint32_t copy = 0; copy < m.copies; ++copy, ++built) {
         const Built& b = nodes_[built];
+        if (b.leaves) {
+          numbered = false;
+          for (const NodeId leaf : b.node) found.push_back({-1, leaf});
+          continue;
+        }
         std::vector<std::pair<int, PartId>> here;  // (number, part)
         for (NodeKind kind :
              {endpoints_ == Endpoints::gpus ? NodeKind::gpu : NodeKind::cpu, NodeKind::numa}) {
@@ -455,8 +532,10 @@ class Builder {
           (place.part >= b.node.size() || b.node[place.part] == k_no_node))
         return invalid(fmt::format("rank {}: part {} of {}", r, place.part, b.node.size()));
       const NodeId at = place.part == k_no_part ? b.host : b.node[place.part];
-      const bool is_gpu = topology.nodes()[at].kind == NodeKind::gpu;
-      topology.add_rank(is_gpu ? at : attach(at, fmt::format("rank{}", r)));
+      if (at == k_no_node) return invalid(fmt::format("rank {}: on no leaf of a cluster", r));
+      const bool endpoint =
+          topology.nodes()[at].kind == NodeKind::gpu || (b.leaves && place.part != k_no_part);
+      topology.add_rank(endpoint ? at : attach(at, fmt::format("rank{}", r)));
     }
     return {};
   }
@@ -469,8 +548,10 @@ class Builder {
   std::map<std::string, NodeId> switches_;  // by their names from the outermost on
   std::map<NodeId, double> below_;          // bandwidth of the hosts below a switch
   NodeId shared_switch_ = k_no_node;
-  std::vector<Built> nodes_;  // by host
-  std::vector<bool> groups_;  // by part of *last_
+  std::vector<Built> nodes_;      // by host
+  std::set<uint32_t> gpu_hosts_;  // with ranks on GPUs, where BuildOptions::ranks says
+  std::vector<bool> groups_;      // by part of *grouped_
+  const Machine* grouped_ = nullptr;
   const Machine* last_ = nullptr;
   bool grouping_ = false;  // builds a host only to see who is near whom
 };
@@ -491,6 +572,38 @@ bool names_switches(std::string_view text) {
     }
   }
   return length > 0 && names <= k_most;
+}
+
+std::string normal_bus_id(std::string_view text) {
+  constexpr size_t k_short = sizeof("07:00.0") - 1, k_most_domain = 8;
+  auto hex = [](std::string_view digits, unsigned* value) {
+    const char* end = digits.data() + digits.size();
+    const auto [stop, error] = std::from_chars(digits.data(), end, *value, 16);
+    return error == std::errc() && stop == end;
+  };
+  unsigned domain = 0, bus = 0, device = 0, function = 0;
+  if (text.size() > k_short) {
+    const size_t colon = text.size() - k_short - 1;
+    if (colon > k_most_domain || text[colon] != ':' || !hex(text.substr(0, colon), &domain))
+      return {};
+    text.remove_prefix(colon + 1);
+  }
+  if (text.size() != k_short || text[2] != ':' || text[5] != '.' || !hex(text.substr(0, 2), &bus) ||
+      !hex(text.substr(3, 2), &device) || !hex(text.substr(6), &function))
+    return {};
+  return fmt::format("{:04x}:{:02x}:{:02x}.{:x}", domain, bus, device, function);
+}
+
+PartId Machine::find_gpu(std::string_view busid) const {
+  for (PartId i = 0; i < parts.size(); ++i)
+    if (parts[i].kind == NodeKind::gpu && !busid.empty() && normal_bus_id(parts[i].busid) == busid)
+      return i;
+  return k_no_part;
+}
+
+bool Machine::describes_cluster() const {
+  const Result<ClusterSpec> spec = parse_cluster(inside);
+  return spec && size_of(*spec).hosts > 1;
 }
 
 PartId Machine::find_busid(std::string_view busid) const {

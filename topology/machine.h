@@ -74,14 +74,21 @@ struct Machine {
   std::vector<SocketLink> sockets;
   std::vector<std::string> missing;  // what was not found out, and why; one sentence each
   std::string switches;              // above it, outermost first: "core.rack3"; empty: not known
-  uint32_t copies = 1;               // so many equal hosts
-  bool switch_spans_hosts = false;   // one NVSwitch fabric for all hosts (NVL72)
+  // What is inside as a spec (spec.h) instead of parts: of this host, or of a cluster of which this
+  // is one. `parts` are then a host's NICs at most.
+  std::string inside;
+  uint32_t copies = 1;              // so many equal hosts
+  bool switch_spans_hosts = false;  // one NVSwitch fabric for all hosts (NVL72)
 
   PartId add(Part part) {
     parts.push_back(std::move(part));
     return static_cast<PartId>(parts.size() - 1);
   }
   PartId find_busid(std::string_view busid) const;  // k_no_part: none
+  // The GPU of that normal_bus_id(), however the machine's source writes it.
+  PartId find_gpu(std::string_view busid) const;
+  // Whether `inside` is of several hosts.
+  bool describes_cluster() const;
   uint32_t count(NodeKind kind) const;
   bool operator==(const Machine&) const = default;
 };
@@ -90,8 +97,12 @@ struct Machine {
 // characters without spaces, joined by dots.
 bool names_switches(std::string_view text);
 
+// "0000:07:00.0" for "0000:07:00.0", "07:00.0" and NVML's "00000000:07:00.0", in any case; empty
+// for what is no PCI bus id.
+std::string normal_bus_id(std::string_view text);
+
 // Where a rank is: a host (of the list that build_topology() gets, copies not counted) and a part
-// of it, or none: somewhere on the host.
+// of it, or none: somewhere on the host. With Machine::inside: the number of a leaf of the spec.
 struct RankPlace {
   uint32_t host = 0;
   PartId part = k_no_part;
@@ -119,7 +130,7 @@ struct BuildOptions {
 // null). GPUs are grouped by containers (PCI switch, NUMA node) whose members are nearer to each
 // other than to the others, which with NVLink are few or none.
 // Errors: invalid_argument naming the part: parents out of order, a bandwidth that makes no sense,
-// no host, more hosts or ranks than fit; and those of Topology::finish().
+// no host, more hosts or ranks than fit; and those of make_cluster() and Topology::finish().
 Result<Topology> build_topology(const std::vector<Machine>& hosts, const BuildOptions& options = {},
                                 std::vector<std::string>* assumed = nullptr);
 

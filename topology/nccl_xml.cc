@@ -8,6 +8,8 @@
 #include <map>
 #include <optional>
 
+#include "topology/spec.h"
+
 namespace tutti {
 namespace {
 
@@ -177,6 +179,11 @@ class NcclReader {
     if (const XmlAttribute* name = e.find("tutti_name")) m->name = name->value;
     if (e.find("tutti_hosts") != nullptr)
       m->copies = values_.whole<uint32_t>(e, "tutti_hosts", 1, 1u << 17, 1);
+    if (const XmlAttribute* inside = e.find("tutti_inside")) {
+      if (const Status sound = parse_cluster(inside->value).status(); !sound.ok())
+        values_.complain(*inside, fmt::format("a spec ({})", sound.message()));
+      m->inside = inside->value;
+    }
     const XmlAttribute* switches = e.find("tutti_switches");
     if (switches == nullptr) return;
     if (!names_switches(switches->value))
@@ -428,6 +435,7 @@ class Writer {
     attribute("tutti_name", m.name);
     if (m.copies > 1) put(" tutti_hosts=\"{}\"", m.copies);
     attribute("tutti_switches", m.switches);
+    attribute("tutti_inside", m.inside);
   }
   // Of several hosts the first processor of each says what <system> says of one.
   void host(const std::string& hash) {

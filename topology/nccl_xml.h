@@ -24,7 +24,8 @@
 //
 // Some attributes are tutti's own, which NCCL skips: of <system>, tutti_hosts="18" stands for so
 // many equal hosts, tutti_name is what they are called, tutti_switches="core.rack3" which switches
-// are above them, outermost first (the three also of a <cpu>, where they are its host's alone), and
+// are above them, outermost first, tutti_inside a spec of what is inside (spec.h) instead of the
+// parts (these also of a <cpu>, where they are its host's alone), and
 // tutti_nvswitch="shared" says that one NVSwitch fabric joins them all; of <cpu>,
 // tutti_package names the socket that contains this and other NUMA nodes. <link from="0" to="1"
 // speed="166400"/> in <system> gives the link between two NUMA nodes (Mb/s each way; of all hosts,

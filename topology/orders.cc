@@ -103,11 +103,13 @@ struct Place {
 class Orders {
  public:
   explicit Orders(const Topology& t) : t_(t) {
-    std::map<NodeId, uint32_t> index;
+    std::map<NodeId, uint32_t> index, on_node;
     places_.emplace_back();  // everything
+    for (Rank r = 0; r < t.ranks(); ++r) ++on_node[t.node_of(r)];
     for (Rank r = 0; r < t.ranks(); ++r) {
-      std::vector<NodeId> chain;
-      for (NodeId n = t.nodes()[t.node_of(r)].parent; n != k_no_node; n = t.nodes()[n].parent)
+      std::vector<NodeId> chain;  // a node that several ranks share contains them
+      NodeId n = t.node_of(r);
+      for (n = on_node[n] > 1 ? n : t.nodes()[n].parent; n != k_no_node; n = t.nodes()[n].parent)
         chain.push_back(n);
       uint32_t at = 0;
       for (size_t i = chain.size(); i-- > 0;) {
@@ -161,9 +163,9 @@ class Orders {
   // The direct links among the ranks of a host.
   struct Mesh {
     bool direct = false;
-    std::vector<Cycle> cycles;  // indexes into the host's ranks
+    std::vector<Cycle> cycles;  // indexes into seats_of()
     Cycle best;                 // where there are no cycles
-    uint32_t pair = 1;          // links, where there are two ranks
+    uint32_t pair = 1;          // links, where there are two seats
   };
 
   bool is_host(uint32_t place) const {
@@ -185,6 +187,17 @@ class Orders {
     return ranks;
   }
 
+  // The same by the nodes that they are on, in the order of these: equal hosts have equal meshes
+  // however their ranks are numbered.
+  const std::vector<std::vector<Rank>>& seats_of(uint32_t host) {
+    std::vector<std::vector<Rank>>& seats = host_seats_[host];
+    if (!seats.empty()) return seats;
+    std::map<NodeId, std::vector<Rank>> on_node;
+    for (const Rank r : ranks_of(host)) on_node[t_.node_of(r)].push_back(r);
+    for (auto& [node, ranks] : on_node) seats.push_back(std::move(ranks));
+    return seats;
+  }
+
   // NICs in use on the host that uses most.
   uint32_t rails() {
     size_t most = 1;
@@ -200,7 +213,8 @@ class Orders {
     const auto known = mesh_of_host_.find(host);
     if (known != mesh_of_host_.end()) return meshes_[known->second];
     if (direct_.empty()) index_direct_links();
-    const std::vector<Rank>& ranks = ranks_of(host);
+    std::vector<Rank> ranks;  // one for each seat
+    for (const std::vector<Rank>& seat : seats_of(host)) ranks.push_back(seat.front());
     const size_t n = ranks.size();
     std::vector<std::vector<double>> width(n, std::vector<double>(n, 0));
     double unit = 0;
@@ -345,23 +359,28 @@ class Orders {
   // Along cycle j of a host's mesh. With other hosts in the ring, one of the cycle's links is left
   // out: the one whose ends have the NICs that rings have used least.
   void along(const Mesh& m, uint32_t host, uint32_t j, std::vector<Rank>* ring) {
-    const std::vector<Rank>& ranks = ranks_of(host);
+    const std::vector<std::vector<Rank>>& seats = seats_of(host);
     const Cycle& cycle = m.cycles.empty() ? m.best : m.cycles[j % m.cycles.size()];
+    const auto nic_in = [&](size_t i) { return t_.exit_of(seats[cycle[i]].front()); };
+    const auto nic_out = [&](size_t i) {
+      return t_.exit_of(seats[cycle[(i + cycle.size() - 1) % cycle.size()]].back());
+    };
     size_t first = 0;
     if (hosts_.size() > 1) {
       uint32_t least = ~0u;
       for (size_t i = 0; i < cycle.size(); ++i) {
-        const Rank in = ranks[cycle[i]], out = ranks[cycle[(i + cycle.size() - 1) % cycle.size()]];
-        const uint32_t use = used_[t_.exit_of(in)] + used_[t_.exit_of(out)];
+        const uint32_t use = used_[nic_in(i)] + used_[nic_out(i)];
         if (use >= least) continue;
         least = use;
         first = i;
       }
-      ++used_[t_.exit_of(ranks[cycle[first]])];
-      ++used_[t_.exit_of(ranks[cycle[(first + cycle.size() - 1) % cycle.size()]])];
+      ++used_[nic_in(first)];
+      ++used_[nic_out(first)];
     }
-    for (size_t i = 0; i < cycle.size(); ++i)
-      ring->push_back(ranks[cycle[(first + i) % cycle.size()]]);
+    for (size_t i = 0; i < cycle.size(); ++i) {
+      const std::vector<Rank>& seat = seats[cycle[(first + i) % cycle.size()]];
+      ring->insert(ring->end(), seat.begin(), seat.end());
+    }
   }
 
   void visit_tree(uint32_t place, std::vector<Rank>* order) {
@@ -423,6 +442,7 @@ class Orders {
   std::vector<Place> places_;
   std::vector<uint32_t> hosts_;
   std::map<uint32_t, std::vector<Rank>> host_ranks_;
+  std::map<uint32_t, std::vector<std::vector<Rank>>> host_seats_;
   std::map<std::pair<NodeId, NodeId>, double> direct_;
   std::vector<Mesh> meshes_;
   std::map<uint32_t, size_t> mesh_of_host_;

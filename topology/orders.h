@@ -7,6 +7,8 @@
 //
 //   DGX-1 V100: three rings      0 3 2 1 5 6 7 4     (each cable with as many as it has links)
 //
+// Ranks that share a GPU follow one another.
+//
 // Where nothing tells GPUs apart (NVSwitch, PCI), there is one ring inside a host, and between
 // hosts one for each NIC, each entering the hosts at another GPU.
 #pragma once

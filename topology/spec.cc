@@ -294,6 +294,25 @@ std::string to_text(const ClusterSpec& spec) {
   return text;
 }
 
+ClusterSize size_of(const ClusterSpec& spec) {
+  if (spec.levels.empty()) return {};
+  const Roles roles(spec);
+  ClusterSize size{1, 0};
+  uint64_t parents = 1;
+  for (size_t l = 0; l < spec.levels.size(); ++l) {
+    const std::vector<uint32_t>& counts = spec.levels[l].counts;
+    if (counts.size() != 1 && counts.size() != parents) return {};
+    uint64_t children = 0;
+    for (const uint32_t c : counts) children += c;
+    parents = counts.size() == 1 ? parents * children : children;
+    if (parents > k_max_ranks) return {};
+    if (l == roles.host) size.hosts = static_cast<uint32_t>(parents);
+  }
+  size.ranks = static_cast<uint32_t>(parents);
+  if (!roles.has_hosts(spec)) size.hosts = size.ranks;
+  return size;
+}
+
 Result<Topology> build_cluster(const ClusterSpec& spec) {
   if (spec.levels.empty()) return Status(Code::invalid_argument, "cluster spec: no levels");
   auto invalid = [](std::string message) {

@@ -54,6 +54,12 @@ struct ClusterSpec {
 Result<ClusterSpec> parse_cluster(std::string_view text);
 // The spec as text that parses to the same.
 std::string to_text(const ClusterSpec& spec);
+// How many hosts and ranks it describes; 0 where counts do not fit the level above or are too many.
+// Where nothing is a host, every rank is one of its own.
+struct ClusterSize {
+  uint32_t hosts = 0, ranks = 0;
+};
+ClusterSize size_of(const ClusterSpec& spec);
 // Errors: invalid_argument for counts that do not fit the level above, too many ranks (1048576) ...
 Result<Topology> build_cluster(const ClusterSpec& spec);
 // Both.

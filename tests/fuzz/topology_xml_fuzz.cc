@@ -10,6 +10,7 @@
 #include "tests/fuzz/walk.h"
 #include "topology/load.h"
 #include "topology/nccl_xml.h"
+#include "topology/spec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tutti;
@@ -17,7 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!hosts) return 0;
   // A short text can ask for a large cluster or many cores; sizes are not what is sought here.
   for (Machine& m : *hosts) {
-    if (m.copies > 64 || m.parts.size() > 512) return 0;
+    const Result<ClusterSpec> inside = parse_cluster(m.inside);
+    if (m.copies > 64 || m.parts.size() > 512 || (inside && size_of(*inside).ranks > 512)) return 0;
     simplify(&m);
   }
   if (!parse_nccl_xml(to_nccl_xml(*hosts))) std::abort();

@@ -206,7 +206,18 @@ TEST(NcclXml, ErrorsNameThePlace) {
             "target='a' count='1'/></gpu></pci></cpu></system>",
             "expected another GPU than itself as target"},
            {"<system version='1'><cpu numaid='0'/><link from='0' to='1' speed='5'/></system>",
-            "expected a link between two numaids of the host, found 0 and 1"}}) {
+            "expected a link between two numaids of the host, found 0 and 1"},
+           {"<system version='1'><cpu numaid='0'/><cpu numaid='1'/><link from='0' to='1' "
+            "speed='0'/></system>",
+            "expected a number from 1 to 1e+09 for speed, found '0'"},
+           {"<system version='1'><cpu numaid='0'/><cpu numaid='1'/><link from='0' to='1' "
+            "speed='-3'/></system>",
+            "expected a number from 1 to 1e+09 for speed, found '-3'"},
+           {"<system version='1'><cpu numaid='0'><pci busid='a'><gpu dev='0' sm='70'><nvlink "
+            "target='b' count='1' tclass='0x068000' speed='-1'/></gpu></pci></cpu></system>",
+            "expected a number from 0 to 1e+09 for speed, found '-1'"},
+           {"<system version='1' tutti_inside='gpu:8{bw=-1GB/s}'><cpu numaid='0'/></system>",
+            "column 35: expected a spec (cluster spec, column 10: expected a rate"}}) {
     const Result<std::vector<Machine>> r = parse_nccl_xml(bad.text);
     ASSERT_FALSE(r.ok()) << bad.text;
     EXPECT_EQ(r.status().code(), Code::invalid_argument);
