@@ -86,6 +86,9 @@ class Communicator {
   // `ranks` communicators in this process, connected to each other, one for each thread to use.
   static Result<std::vector<std::unique_ptr<Communicator>>> create_local(uint32_t ranks,
                                                                          const Config& config);
+  // The same with settings for each rank.
+  static Result<std::vector<std::unique_ptr<Communicator>>> create_local(
+      const std::vector<Config>& configs);
   ~Communicator();
 
   Rank rank() const;

@@ -14,20 +14,26 @@ namespace [[gnu::visibility("default")]] tutti {  // all else in libtutti.so is 
 struct Config {
   // Transports allowed, in order of preference; empty: all. TUTTI_TRANSPORTS=shm,tcp.
   std::vector<std::string> transports;
-  // Network interface selection for tcp and bootstrap. TUTTI_SOCKET_IFNAME or NCCL_SOCKET_IFNAME.
+  // Network interfaces for tcp and bootstrap. Where it names several and they outnumber the ranks
+  // of a host, each rank's tcp uses several side by side, else the one nearest to the rank.
+  // TUTTI_SOCKET_IFNAME or NCCL_SOCKET_IFNAME.
   std::string socket_interface;
   // AF_INET or AF_INET6. TUTTI_SOCKET_FAMILY or NCCL_SOCKET_FAMILY.
   std::string socket_family;
-  // tcp connections per peer. TUTTI_SOCKET_CONNECTIONS.
+  // tcp connections per peer, over each interface. TUTTI_SOCKET_CONNECTIONS.
   uint32_t socket_connections = 1;
   // Distinguishes hosts that look the same, or joins what looks different. TUTTI_HOST_ID or
   // NCCL_HOSTID.
   std::string host_id;
   // What this rank's host looks like, instead of what its kernel shows: a file (NCCL's or hwloc's
-  // XML) or the name of a recorded machine (`tutti topo --list`). Read by the first rank of each
-  // host. TUTTI_TOPO or NCCL_TOPO_FILE; a NCCL_TOPO_FILE that does not exist is left aside, as NCCL
-  // does.
+  // XML, or a spec), the name of a recorded machine (`tutti topo --list`) or a spec. Read by the
+  // first rank of each host. A spec of one host takes its ranks at its leaves, in order of rank; a
+  // spec of several describes the whole job, rank r at leaf r, and all ranks must have the same.
+  // TUTTI_TOPO or NCCL_TOPO_FILE; a NCCL_TOPO_FILE that does not exist is left aside, as NCCL does.
   std::string topology;
+  // PCI bus id of the GPU that this rank works on, "0000:07:00.0": where on its host the rank is.
+  // Empty: where its CPUs are (through NCCL's functions: the current device). TUTTI_GPU.
+  std::string gpu;
   // The switches above this rank's host, outermost first: "core.rack3". Hosts below the same ones
   // are a group of the hierarchy. Read by the first rank of each host. TUTTI_SWITCHES, or what
   // Slurm says.

@@ -46,19 +46,24 @@ Result<std::unique_ptr<Communicator>> Communicator::from_environment() {
 
 Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(
     uint32_t ranks, const Config& config) {
+  return create_local(std::vector<Config>(ranks, config));
+}
+
+Result<std::vector<std::unique_ptr<Communicator>>> Communicator::create_local(
+    const std::vector<Config>& configs) {
+  const auto ranks = static_cast<uint32_t>(configs.size());
   if (ranks == 0) return Status(Code::invalid_argument, "a communicator of 0 ranks");
   std::vector<std::unique_ptr<Bootstrap>> bootstraps = Bootstrap::local(ranks);
   std::vector<std::unique_ptr<Communicator>> communicators(ranks);
   std::vector<Status> statuses(ranks);
   Key key;
   fill_random(key);
-  const Deadline deadline = after(config.init_timeout);
   std::vector<std::thread> threads;
   threads.reserve(ranks);
   for (Rank r = 0; r < ranks; ++r)
     threads.emplace_back([&, r] {
-      Result<std::unique_ptr<Impl>> impl =
-          Impl::connect(std::move(bootstraps[r]), r, ranks, key, config, deadline);
+      Result<std::unique_ptr<Impl>> impl = Impl::connect(
+          std::move(bootstraps[r]), r, ranks, key, configs[r], after(configs[r].init_timeout));
       if (impl) {
         communicators[r] = std::make_unique<Communicator>(std::move(*impl));
       } else {

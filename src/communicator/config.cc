@@ -21,43 +21,25 @@ namespace {
 
 // Read here or by detect_launch(), by `tutti run` and by the tests of this project.
 constexpr std::array k_known_variables = {
-    "TUTTI_TRANSPORTS",
-    "TUTTI_SOCKET_IFNAME",
-    "TUTTI_SOCKET_FAMILY",
-    "TUTTI_SOCKET_CONNECTIONS",
-    "TUTTI_HOST_ID",
-    "TUTTI_PROCESS_VM",
-    "TUTTI_INIT_TIMEOUT",
-    "TUTTI_LATE_AFTER",
-    "TUTTI_TIMEOUT",
-    "TUTTI_TUNE",
-    "TUTTI_DETERMINISTIC",
-    "TUTTI_SLOT_BYTES",
-    "TUTTI_SPIN",
-    "TUTTI_TOPO",
-    "TUTTI_SWITCHES",
-    "TUTTI_FAULT",
-    "TUTTI_DEBUG",
-    "TUTTI_DEBUG_FILE",
-    "TUTTI_RANK",
-    "TUTTI_SIZE",
-    "TUTTI_LOCAL_RANK",
-    "TUTTI_LOCAL_SIZE",
-    "TUTTI_ID",
-    "TUTTI_ID_FD",
-    "TUTTI_ROOT",
-    "TUTTI_PORT",
-    "TUTTI_SECRET",
-    "TUTTI_SECRET_FILE",
-    "TUTTI_PROCESS_VM_BYTES",
-    "TUTTI_REPORT_VERSION",
-    "TUTTI_NCCL_FALLBACK",
-    "TUTTI_NCCL_REAL",
-    "TUTTI_PROFILE",
-    "TUTTI_FEEDBACK",
-    "TUTTI_MULTI_RANK_GPU",
-    "TUTTI_GPU_BLOCKS",
-    "TUTTI_GPU_COPY_ENGINE_BYTES",
+    "TUTTI_TRANSPORTS",     "TUTTI_SOCKET_IFNAME",
+    "TUTTI_SOCKET_FAMILY",  "TUTTI_SOCKET_CONNECTIONS",
+    "TUTTI_HOST_ID",        "TUTTI_PROCESS_VM",
+    "TUTTI_INIT_TIMEOUT",   "TUTTI_LATE_AFTER",
+    "TUTTI_TIMEOUT",        "TUTTI_TUNE",
+    "TUTTI_DETERMINISTIC",  "TUTTI_SLOT_BYTES",
+    "TUTTI_SPIN",           "TUTTI_TOPO",
+    "TUTTI_SWITCHES",       "TUTTI_GPU",
+    "TUTTI_FAULT",          "TUTTI_DEBUG",
+    "TUTTI_DEBUG_FILE",     "TUTTI_RANK",
+    "TUTTI_SIZE",           "TUTTI_LOCAL_RANK",
+    "TUTTI_LOCAL_SIZE",     "TUTTI_ID",
+    "TUTTI_ID_FD",          "TUTTI_ROOT",
+    "TUTTI_PORT",           "TUTTI_SECRET",
+    "TUTTI_SECRET_FILE",    "TUTTI_PROCESS_VM_BYTES",
+    "TUTTI_REPORT_VERSION", "TUTTI_NCCL_FALLBACK",
+    "TUTTI_NCCL_REAL",      "TUTTI_PROFILE",
+    "TUTTI_FEEDBACK",       "TUTTI_MULTI_RANK_GPU",
+    "TUTTI_GPU_BLOCKS",     "TUTTI_GPU_COPY_ENGINE_BYTES",
 };
 
 constexpr size_t k_most_switches = 4;
@@ -224,6 +206,10 @@ void read_nccl_switches(Reader* reader, const Variables& variables, Config* conf
 
 // What collectives may take of a GPU. TUTTI_* names win over NCCL's.
 void read_gpu(Reader* reader, Config* config) {
+  if (const std::string* gpu = reader->find({"TUTTI_GPU"})) {
+    config->gpu = normal_bus_id(*gpu);
+    if (config->gpu.empty()) reader->complain(*gpu, "a PCI bus id such as 0000:07:00.0");
+  }
   reader->flag("NCCL_MULTI_RANK_GPU_ENABLE", &config->multi_rank_gpu);
   reader->flag("TUTTI_MULTI_RANK_GPU", &config->multi_rank_gpu);
   reader->number<uint32_t>("NCCL_MAX_CTAS", 1, 1024, &config->gpu_blocks);

@@ -74,7 +74,7 @@ Communicator::Impl::Descendant Communicator::Impl::split(int color, int key, con
 
   const std::vector<Rank> members =
       color == k_no_color ? std::vector<Rank>() : members_of(color, *choices);
-  const Config& settings = config != nullptr ? *config : config_;
+  const Config settings = settings_of_descendant(config);
   const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
   const BootstrapOptions options =
       bootstrap_options(static_cast<Rank>(place), static_cast<uint32_t>(members.size()), settings);
@@ -109,7 +109,19 @@ Communicator::Impl::Descendant Communicator::Impl::enter(const std::string& tick
   if (!bootstrap) return bootstrap.status();
   const Key of_this_ticket = hmac_sha256(key, {std::as_bytes(std::span(ticket))});
   return connect(std::move(*bootstrap), options.rank, options.ranks,
-                 derive_key(of_this_ticket, "transports"), config, options.deadline);
+                 derive_key(of_this_ticket, "transports"), config, options.deadline,
+                 leaf_in(config));
+}
+
+// A rank stays on its GPU, and at its place in a topology spec.
+Config Communicator::Impl::settings_of_descendant(const Config* config) const {
+  Config settings = config != nullptr ? *config : config_;
+  if (settings.gpu.empty()) settings.gpu = config_.gpu;
+  return settings;
+}
+
+PartId Communicator::Impl::leaf_in(const Config& descendant) const {
+  return descendant.topology == config_.topology ? leaf_ : k_no_part;
 }
 
 Result<UniqueId> Communicator::Impl::grow_id() const {
@@ -153,7 +165,8 @@ Communicator::Impl::Descendant Communicator::Impl::grow(uint32_t ranks, const Un
   const UniqueId common = mask((*all)[*founder].masked, key_, (*all)[*founder].nonce);
   if (Status sound = decode_id(common).status(); !sound.ok())
     return sound.with_context(fmt::format("rank {}: grow: the id of rank {}", rank_, *founder));
-  return join(common, rank_, ranks, config != nullptr ? *config : config_);
+  const Config settings = settings_of_descendant(config);
+  return join(common, rank_, ranks, settings, leaf_in(settings));
 }
 
 }  // namespace tutti

@@ -10,7 +10,6 @@
 #include "topology/discover.h"
 #include "topology/load.h"
 #include "topology/nccl_xml.h"
-#include "topology/spec.h"
 
 namespace tutti {
 namespace {
@@ -34,16 +33,22 @@ Machine only(Machine m, Keep&& keep) {
     l.from = number[l.from];
     l.to = number[l.to];
   }
+  const auto lost = [&](PartId end) { return end < number.size() && number[end] == k_no_part; };
+  std::erase_if(m.links, [&](const FastLink& l) { return lost(l.from) || lost(l.to); });
+  for (FastLink& l : m.links) {
+    l.from = number[l.from];
+    if (l.to != FastLink::k_switch) l.to = number[l.to];
+  }
   return m;
 }
 
 // Leaves out what the exchange need not carry.
-Machine essentials(Machine m) {
-  m.links.clear();
-  m = only(std::move(m), [](const Part& p) {
-    return p.kind != NodeKind::gpu && p.kind != NodeKind::cpu && p.up;
+Machine essentials(Machine m, bool gpus) {
+  m = only(std::move(m), [&](const Part& p) {
+    return (gpus || p.kind != NodeKind::gpu) && p.kind != NodeKind::cpu && p.up;
   });
   for (Part& p : m.parts) {
+    p.rank = p.gdr = p.max_connections = -1;
     p.guid.clear();
     p.vendor = p.device = p.subsystem_vendor = p.subsystem_device = "";
   }
@@ -90,34 +95,9 @@ Machine with_ports_of(Machine m, const std::vector<std::string>& interfaces) {
   return m;
 }
 
-Result<Machine> from_setting(const std::string& setting) {
-  const Status spec(Code::invalid_argument,
-                    setting +
-                        ": a spec does not say what this host looks like; expected a file "
-                        "with NCCL's or hwloc's XML, or the name of a recorded machine that "
-                        "has one");
-  std::string text;
-  if (const RecordedMachine* recorded = find_recorded_machine(setting)) {
-    text = recorded->text;
-    if (!text.starts_with("<")) return spec;
-  } else if (parse_cluster(setting)) {
-    return spec;
-  } else {
-    Result<std::string> read = read_topology_file(setting);
-    if (!read) return read.status();
-    text = std::move(*read);
-  }
-  Result<std::vector<Machine>> machines = parse_machines(text);
-  if (!machines) return parse_cluster(text) ? spec : machines.status().with_context(setting);
-  if (machines->size() != 1)
-    return Status(Code::invalid_argument,
-                  fmt::format("{}: describes {} hosts; this is one", setting, machines->size()));
-  return std::move(machines->front());
-}
-
 }  // namespace
 
-Result<Machine> look_at_host(const Config& config, bool nics) {
+Result<Machine> look_at_host(const Config& config, Sights sights) {
   if (!config.switches.empty() && !names_switches(config.switches))
     return Status(Code::invalid_argument,
                   fmt::format("TUTTI_SWITCHES=\"{}\": expected up to four names of switches, "
@@ -127,17 +107,29 @@ Result<Machine> look_at_host(const Config& config, bool nics) {
   if (config.topology.empty()) {
     DiscoverOptions options;
     options.cpuinfo.clear();
-    options.cores = options.gpus = false;
-    options.nics = nics;
+    options.cores = false;
+    options.gpus = sights.gpus;
+    options.nics = sights.nics;
+    const Result<NvmlDriver> nvml =
+        sights.gpus ? NvmlDriver::load() : Result<NvmlDriver>(Status(Code::unsupported, ""));
+    options.nvml = nvml ? &*nvml : nullptr;
     machine = discover(options);
   } else {
-    Result<Machine> described = from_setting(config.topology);
+    Result<Machine> described = load_machine(config.topology);
     if (!described) return described.status().with_context("TUTTI_TOPO");
     machine = std::move(*described);
   }
-  if (nics) machine = with_ports_of(std::move(machine), usable_interfaces(config));
-  if (!config.switches.empty()) machine.switches = config.switches;
-  return essentials(std::move(machine));
+  const bool alone = !machine.describes_cluster();  // else it says all there is
+  if (sights.nics && alone) machine = with_ports_of(std::move(machine), usable_interfaces(config));
+  if (!config.switches.empty() && alone) machine.switches = config.switches;
+  return essentials(std::move(machine), sights.gpus);
+}
+
+Result<Machine> own_spec(const Config& config) {
+  if (!names_spec(config.topology)) return Machine();
+  Result<Machine> machine = load_machine(config.topology);
+  if (!machine) return machine.status().with_context("TUTTI_TOPO");
+  return essentials(std::move(*machine), false);
 }
 
 std::string encode_report(const Result<Machine>& report, size_t room) {
@@ -184,18 +176,33 @@ std::vector<std::string> usable_interfaces(const Config& config) {
   return names;
 }
 
-std::string nearest_interface(const Machine& host, const std::vector<std::string>& allowed,
-                              uint32_t index) {
-  std::vector<PeerIdentity> ranks(allowed.size());
-  for (size_t r = 0; r < ranks.size(); ++r) ranks[r].allowed = allowed[r];
-  PeerTable here(ranks);
-  here.add_views({host});
-  const Result<Topology> topology = here.topology();
-  if (!topology || topology->exit_of(index) == k_no_node) return {};
-  const std::string& exit = topology->nodes()[topology->exit_of(index)].name;
-  for (const Part& p : host.parts)
-    if (p.kind == NodeKind::nic && p.name == exit) return p.interface;
-  return {};
+std::vector<std::string> nearest_interfaces(const Machine& host,
+                                            const std::vector<PeerIdentity>& here, uint32_t index,
+                                            uint32_t each) {
+  PeerTable ranks(here);
+  if (!host.inside.empty() || !ranks.add_views({host}).ok()) return {};
+  const Result<Topology> topology = ranks.topology();
+  if (!topology) return {};
+  // Each rank in turn takes the nearest that nobody has; where they do not go round, those that the
+  // topology deals to it.
+  std::vector<NodeId> mine, taken;
+  if (each == 1) mine.push_back(topology->exit_of(index));
+  Routes routes(*topology);
+  for (uint32_t round = 0; each > 1 && round < each; ++round)
+    for (Rank r = 0; r < here.size(); ++r)
+      for (const Routes::WayOut& way : routes.ways_out(r)) {
+        if (std::find(taken.begin(), taken.end(), way.exit) != taken.end()) continue;
+        taken.push_back(way.exit);
+        if (r == index) mine.push_back(way.exit);
+        break;
+      }
+  std::vector<std::string> names;
+  for (const NodeId exit : mine)
+    for (const Part& p : host.parts)
+      if (exit != k_no_node && p.kind == NodeKind::nic && !p.interface.empty() &&
+          p.name == topology->nodes()[exit].name)
+        names.push_back(p.interface);
+  return names.size() == each ? names : std::vector<std::string>();
 }
 
 std::string allowed_cpu_list() {

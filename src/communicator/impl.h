@@ -52,13 +52,14 @@ class DeviceRank;
 
 class Communicator::Impl final : public Monitor {
  public:
-  // Collective over the ranks of `bootstrap`; blocks until `deadline`.
+  // Collective over the ranks of `bootstrap`; blocks until `deadline`. `leaf`: where a topology
+  // spec has this rank, if an ancestor knows.
   static Result<std::unique_ptr<Impl>> connect(std::unique_ptr<Bootstrap> bootstrap, Rank rank,
                                                uint32_t ranks, const Key& key, const Config& config,
-                                               Deadline deadline);
+                                               Deadline deadline, PartId leaf = k_no_part);
   // The same with the bootstrap of a unique id.
   static Result<std::unique_ptr<Impl>> join(const UniqueId& id, Rank rank, uint32_t ranks,
-                                            const Config& config);
+                                            const Config& config, PartId leaf = k_no_part);
   ~Impl() override;
 
   Rank rank() const { return rank_; }
@@ -187,7 +188,9 @@ class Communicator::Impl final : public Monitor {
   // Fills what of the placement only all ranks together know; `agreed`: rank 0's Tuning, encoded.
   Status settle_paths(Deadline deadline, Placement* placement, std::string* agreed);
   Status make_planner(Placement placement, std::vector<TuneRule> rules, const std::string& agreed);
-  std::string own_interface() const;
+  void choose_interfaces(const std::vector<PeerIdentity>& peers, TransportOptions* options) const;
+  bool gpus_here() const;
+  std::string report_on_host(size_t room) const;
   Status learn_hosts(const std::vector<std::string>& reports);
   void choose_waiting(const std::vector<PeerIdentity>& peers);
   Status open_log();
@@ -245,6 +248,8 @@ class Communicator::Impl final : public Monitor {
   static BootstrapOptions bootstrap_options(Rank rank, uint32_t ranks, const Config& config);
   Descendant enter(const std::string& ticket, const Key& key, const BootstrapOptions& options,
                    const Config& config);
+  Config settings_of_descendant(const Config* config) const;
+  PartId leaf_in(const Config& descendant) const;
   Result<std::string> assemble(const std::set<Rank>& excluded, const Key& key,
                                const BootstrapOptions& options);
   bool await_council(const std::function<bool(Council&)>& done, Clock::duration timeout,
@@ -263,6 +268,7 @@ class Communicator::Impl final : public Monitor {
 
   Rank rank_ = 0;
   uint32_t ranks_ = 1;
+  PartId leaf_ = k_no_part;  // where a topology spec has this rank
   Config config_;
   Log log_;
   Key key_{};

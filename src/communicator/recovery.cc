@@ -121,7 +121,7 @@ Communicator::Impl::Descendant Communicator::Impl::shrink(std::span<const Rank> 
   std::vector<Rank> members;
   for (Rank r = 0; r < ranks_; ++r)
     if (!out.contains(r)) members.push_back(r);
-  const Config& settings = config != nullptr ? *config : config_;
+  const Config settings = settings_of_descendant(config);
   const auto place = std::find(members.begin(), members.end(), rank_) - members.begin();
   BootstrapOptions options =
       bootstrap_options(static_cast<Rank>(place), static_cast<uint32_t>(members.size()), settings);

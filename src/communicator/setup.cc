@@ -13,6 +13,7 @@
 #include "src/communicator/impl.h"
 #include "src/communicator/tuning.h"
 #include "transports/make.h"
+#include "transports/tcp/tcp.h"
 
 namespace tutti {
 namespace {
@@ -56,8 +57,9 @@ void* make_fork_guard() {
 
 Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
     std::unique_ptr<Bootstrap> bootstrap, Rank rank, uint32_t ranks, const Key& key,
-    const Config& config, Deadline deadline) {
+    const Config& config, Deadline deadline, PartId leaf) {
   std::unique_ptr<Impl> impl(new Impl);
+  impl->leaf_ = leaf;
   impl->rank_ = rank;
   impl->ranks_ = ranks;
   impl->config_ = config;
@@ -83,12 +85,13 @@ BootstrapOptions Communicator::Impl::bootstrap_options(Rank rank, uint32_t ranks
 
 Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::join(const UniqueId& id, Rank rank,
                                                                      uint32_t ranks,
-                                                                     const Config& config) {
+                                                                     const Config& config,
+                                                                     PartId leaf) {
   const BootstrapOptions options = bootstrap_options(rank, ranks, config);
   Result<std::unique_ptr<Bootstrap>> bootstrap = Bootstrap::join(id, options);
   if (!bootstrap) return bootstrap.status();
   return connect(std::move(*bootstrap), rank, ranks, derive_key(id.bytes, "transports"), config,
-                 options.deadline);
+                 options.deadline, leaf);
 }
 
 Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key& key,
@@ -98,9 +101,13 @@ Status Communicator::Impl::start(std::unique_ptr<Bootstrap> bootstrap, const Key
   fork_guard_ = make_fork_guard();
   Result<std::vector<TuneRule>> rules = parse_tune(config_.tune);
   if (!rules) return rules.status();
+  if (!config_.gpu.empty() && normal_bus_id(config_.gpu).empty())
+    return Status(Code::invalid_argument,
+                  fmt::format("gpu: \"{}\" is no PCI bus id such as 0000:07:00.0", config_.gpu));
 
   PeerIdentity mine = PeerIdentity::of_this_process(config_);
   mine.council = bootstrap_->address();
+  mine.leaf = leaf_;
   Result<std::vector<std::string>> blobs = bootstrap_->all_gather(mine.encode(), deadline);
   if (!blobs) return blobs.status();
   std::vector<PeerIdentity> peers;
@@ -175,21 +182,40 @@ void Communicator::Impl::choose_waiting(const std::vector<PeerIdentity>& peers) 
   }
 }
 
-// Where the user names several: the one nearest to this rank, so that each of a host's ranks has
-// its share of them.
-std::string Communicator::Impl::own_interface() const {
-  if (peers_.hosts() < 2 || usable_interfaces(config_).size() < 2) return config_.socket_interface;
-  const Result<Machine> host = look_at_host(config_);
-  if (!host) return config_.socket_interface;
-  std::vector<std::string> allowed;
+// Where the user names several: this rank's share of them, or the one nearest to it.
+void Communicator::Impl::choose_interfaces(const std::vector<PeerIdentity>& peers,
+                                           TransportOptions* options) const {
+  options->interface = config_.socket_interface;
+  options->connections_per_peer = config_.socket_connections;
+  if (peers_.hosts() < 2) return;
+  uint32_t most = 1;  // both ends of a lane have as many connections
+  for (uint32_t h = 0; h < peers_.hosts(); ++h) most = std::max(most, peers_.interfaces_each(h));
+  options->connections_per_peer =
+      std::max(config_.socket_connections,
+               std::min(k_most_tcp_connections, config_.socket_connections * most));
+  if (usable_interfaces(config_).size() < 2) return;
+  const uint32_t each = std::min(k_most_tcp_interfaces, peers_.interfaces_each(peers_.host[rank_]));
+  options->interfaces = each;
+  const Result<Machine> host = look_at_host(config_, {.nics = true, .gpus = gpus_here()});
+  if (!host) return;
+  std::vector<PeerIdentity> here;
   uint32_t index = 0;
   for (Rank r = 0; r < ranks_; ++r) {
     if (peers_.host[r] != peers_.host[rank_]) continue;
-    if (r == rank_) index = static_cast<uint32_t>(allowed.size());
-    allowed.push_back(peers_.cpu_lists[peers_.cpu_list[r]]);
+    if (r == rank_) index = static_cast<uint32_t>(here.size());
+    here.push_back(peers[r]);
   }
-  const std::string name = nearest_interface(*host, allowed, index);
-  return name.empty() ? config_.socket_interface : "=" + name;
+  const std::vector<std::string> names = nearest_interfaces(*host, here, index, each);
+  if (names.empty()) return;
+  options->interface = fmt::format("={}", fmt::join(names, ","));
+  if (each > 1) inform("tcp uses side by side: " + options->interface.substr(1));
+}
+
+// Whether ranks of this host, of several, work on GPUs.
+bool Communicator::Impl::gpus_here() const {
+  for (Rank r = 0; r < ranks_ && ranks_ > 1; ++r)
+    if (peers_.host[r] == peers_.host[rank_] && !peers_.gpu[r].empty()) return true;
+  return false;
 }
 
 Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peers, const Key& key,
@@ -221,9 +247,8 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   options.ranks = ranks_;
   options.job = fmt::format("{:08x}", static_cast<uint32_t>(peers[0].process ^ peers[0].pid));
   options.key.assign(key.begin(), key.end());
-  options.interface = own_interface();
+  choose_interfaces(peers, &options);
   options.family = config_.socket_family;
-  options.connections_per_peer = config_.socket_connections;
   options.oversubscribed = policy_.spins == 0;
   options.process_vm = config_.process_vm;
   options.host_id = config_.host_id;
@@ -271,21 +296,51 @@ Status Communicator::Impl::make_transports(const std::vector<PeerIdentity>& peer
   return {};
 }
 
+// What this rank tells of its host: its first rank what it looks like, the others a spec that they
+// have been given.
+std::string Communicator::Impl::report_on_host(size_t room) const {
+  if (peers_.first_ranks()[peers_.host[rank_]] == rank_)
+    return encode_report(look_at_host(config_, {.nics = peers_.hosts() > 1, .gpus = gpus_here()}),
+                         room);
+  const Result<Machine> spec = own_spec(config_);
+  return spec && spec->inside.empty() ? std::string() : encode_report(spec, room);
+}
+
 // What the first ranks of the hosts found out about them; an error of one of them is everyone's.
 Status Communicator::Impl::learn_hosts(const std::vector<std::string>& reports) {
-  std::vector<Machine> views;
-  std::map<std::string_view, size_t> known;  // equal hosts say the same; views by what they said
-  for (Rank first : peers_.first_ranks()) {
-    const auto [said, fresh] = known.try_emplace(reports[first], views.size());
-    if (!fresh) {
-      views.push_back(Machine(views[said->second]));
-      continue;
-    }
-    Result<Machine> view = decode_report(reports[first]);
-    if (!view) return view.status().with_context(describe_peer(first));
-    views.push_back(std::move(*view));
+  std::map<std::string_view, Machine> known;  // equal hosts say the same
+  for (Rank r = 0; r < ranks_; ++r) {
+    if (reports[r].empty() || known.count(reports[r]) > 0) continue;
+    Result<Machine> view = decode_report(reports[r]);
+    if (!view) return view.status().with_context(describe_peer(r));
+    known.emplace(reports[r], std::move(*view));
   }
-  peers_.add_views(views);
+  std::vector<Machine> views;
+  const std::vector<Rank> first = peers_.first_ranks();
+  for (const Rank f : first) {
+    if (reports[f].empty())
+      return Status(Code::remote_error, describe_peer(f) + " does not describe its host");
+    views.push_back(known.at(reports[f]));
+  }
+  for (Rank r = 0; r < ranks_; ++r) {
+    const Rank f = first[peers_.host[r]];
+    if (r == f || reports[r].empty()) continue;
+    const auto named = [&](Rank rank) {
+      const std::string& inside = known.at(reports[rank]).inside;
+      return fmt::format("{} {}", peers_.describe(rank),
+                         inside.empty() ? std::string("no spec") : "\"" + inside + "\"");
+    };
+    if (known.at(reports[r]).inside != views[peers_.host[r]].inside)
+      return Status(Code::invalid_usage,
+                    fmt::format("ranks have different topologies: {}, {}", named(f), named(r)));
+  }
+  TUTTI_RETURN_IF_ERROR(peers_.add_views(views));
+  if (!views[peers_.host[rank_]].inside.empty()) leaf_ = peers_.part[rank_];
+  if (ranks_ > 1 && peers_.gpu_is_unknown(rank_))
+    warn(
+        fmt::format("GPU {} of {} is not in what is known of its host: the rank is placed by its "
+                    "CPUs",
+                    peers_.gpu[rank_], peers_.describe(rank_)));
   return {};
 }
 
@@ -307,10 +362,8 @@ Status Communicator::Impl::settle_paths(Deadline deadline, Placement* placement,
   const Tuning mine = Tuning::of_this_rank(config_, rank_, *placement);
   // Bits, the length of the report, the report of a host's first rank, the tuning.
   const std::string tuning = mine.encode(rank_);
-  std::string report;
-  if (peers_.first_ranks()[peers_.host[rank_]] == rank_)
-    report = encode_report(look_at_host(config_, peers_.hosts() > 1),
-                           k_most_report - std::min(tuning.size(), k_most_report - k_least_report));
+  const std::string report =
+      report_on_host(k_most_report - std::min(tuning.size(), k_most_report - k_least_report));
   Result<std::vector<std::string>> all = bootstrap_->all_gather(
       static_cast<char>(bits) + fmt::format("{} ", report.size()) + report + tuning, deadline);
   if (!all) return all.status();

@@ -51,8 +51,8 @@ inline constexpr int k_success = 0, k_out_of_memory = 2, k_no_device = 100, k_no
                      k_peer_access_enabled = 704, k_too_large = 720, k_invalid_context = 201,
                      k_invalid_handle = 400, k_stub_library = 34;
 // CUdevice_attribute
-inline constexpr int k_multiprocessors = 16, k_capability_major = 75, k_capability_minor = 76,
-                     k_cooperative_launch = 95;
+inline constexpr int k_multiprocessors = 16, k_pci_bus = 33, k_pci_device = 34, k_pci_domain = 50,
+                     k_capability_major = 75, k_capability_minor = 76, k_cooperative_launch = 95;
 // CUpointer_attribute
 inline constexpr int k_attribute_context = 1, k_attribute_memory_type = 2,
                      k_attribute_is_managed = 8, k_attribute_device = 9,

@@ -207,6 +207,17 @@ Result<Device*> Runtime::device(int ordinal) {
   return place.get();
 }
 
+std::string Runtime::bus_id(int ordinal) const {
+  int device = 0, domain = 0, bus = 0, slot = 0;
+  const auto ask = [&](int* value, int attribute) {
+    return driver_->device_attribute(value, attribute, device) == k_success;
+  };
+  if (driver_->device_get(&device, ordinal) != k_success || !ask(&domain, k_pci_domain) ||
+      !ask(&bus, k_pci_bus) || !ask(&slot, k_pci_device))
+    return {};
+  return fmt::format("{:04x}:{:02x}:{:02x}.0", domain, bus, slot);  // a GPU's first function
+}
+
 Place Runtime::locate(const void* buffer) const {
   uint32_t type = 0, managed = 0;
   int ordinal = 0;

@@ -107,6 +107,9 @@ class Runtime {
   // Opened on first use. Errors: device_error naming the ordinal.
   Result<Device*> device(int ordinal);
 
+  // "0000:07:00.0": where the device is on PCI; empty where the driver does not say.
+  std::string bus_id(int ordinal) const;
+
   Place locate(const void* buffer) const;
   // ok when [buffer, +bytes) is memory of `ordinal`. Errors: invalid_argument that says what it is.
   Status check_buffer(const char* which, const void* buffer, uint64_t bytes, int ordinal) const;

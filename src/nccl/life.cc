@@ -30,6 +30,14 @@ int current_device() {
   return get != nullptr && get(&device) == 0 && device >= 0 ? device : 0;
 }
 
+// So that a rank's place on its host is its device's.
+void place_on(int device, Config* config) {
+  if (!driver_is_loaded()) return;
+  const Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
+  if (!runtime) return;
+  if (std::string id = (*runtime)->bus_id(device); !id.empty()) config->gpu = std::move(id);
+}
+
 Result<Settings> settings_of(const ncclConfig_t* config) { return read_config(config, Settings()); }
 
 Status check_join(const ncclComm_t* comm, int nranks, int rank) {
@@ -67,7 +75,10 @@ Status init_all(ncclComm_t* out, int ndev, const int* devlist) {
   report_variables();
   Result<Config> config = Config::from_environment();
   if (!config) return config.status();
-  auto made = Communicator::create_local(static_cast<uint32_t>(ndev), *config);
+  std::vector<Config> configs(static_cast<size_t>(ndev), *config);
+  for (int i = 0; i < ndev; ++i)
+    place_on(devlist != nullptr ? devlist[i] : i, &configs[static_cast<size_t>(i)]);
+  auto made = Communicator::create_local(configs);
   if (!made) return made.status();
   std::vector<std::shared_ptr<Comm>> comms;
   std::random_device random;
@@ -146,13 +157,16 @@ Birth join(int nranks, const ncclUniqueId& id, int rank, Settings settings) {
   UniqueId unique;
   static_assert(sizeof id.internal == sizeof unique.bytes);
   std::memcpy(unique.bytes.data(), id.internal, sizeof id.internal);
-  return {comm, nullptr, [unique, rank, nranks]() -> Result<std::unique_ptr<Communicator>> {
-            report_variables();
-            Result<Config> config = Config::from_environment();
-            if (!config) return config.status();
-            return Communicator::create(unique, static_cast<Rank>(rank),
-                                        static_cast<uint32_t>(nranks), *config);
-          }};
+  return {
+      comm, nullptr,
+      [unique, rank, nranks, device = comm->device()]() -> Result<std::unique_ptr<Communicator>> {
+        report_variables();
+        Result<Config> config = Config::from_environment();
+        if (!config) return config.status();
+        place_on(device, &*config);
+        return Communicator::create(unique, static_cast<Rank>(rank), static_cast<uint32_t>(nranks),
+                                    *config);
+      }};
 }
 
 Status launch(ncclComm_t* out, Birth birth) {

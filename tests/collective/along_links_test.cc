@@ -125,5 +125,23 @@ TEST(AlongLinks, RingsFollowATopologyFile) {
   expect_on(world, {0, 2, 1, 3});
 }
 
+TEST(AlongLinks, RanksKeepTheirPlaceInASpecWhenTheyAreSplit) {
+  Communicators world = join(8, [](Rank) {
+    Config config;
+    config.topology = "node:2{bw=10Gb/s} core:4{bw=10GB/s}";
+    return config;
+  });
+  for (const auto& c : world) ASSERT_NE(c, nullptr);
+  // Child ranks 0, 2, 4, 6 are on the first node.
+  Communicators children(8);
+  on_every_rank(world, [&](Communicator& c) {
+    const int key = static_cast<int>(c.rank() % 4 * 2 + c.rank() / 4);
+    auto made = c.split(0, key);
+    ASSERT_TRUE(made.ok()) << made.status().message();
+    children[(*made)->rank()] = std::move(*made);
+  });
+  expect_on(children, {0, 2, 4, 6, 1, 3, 5, 7});
+}
+
 }  // namespace
 }  // namespace tutti::testing_world

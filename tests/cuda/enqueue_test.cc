@@ -372,6 +372,14 @@ TEST(Runtime, DriverThatFailsOrHasNoDevice) {
   EXPECT_EQ(Runtime::open(none.driver()).status().code(), Code::device_error);
 }
 
+TEST(Runtime, SaysWhereDevicesAreOnPci) {
+  FakeCuda fake(2);
+  const auto runtime = Runtime::open(fake.driver());
+  ASSERT_TRUE(runtime.ok());
+  EXPECT_EQ((*runtime)->bus_id(0), "0000:01:00.0");
+  EXPECT_EQ((*runtime)->bus_id(1), "0000:02:00.0");
+}
+
 TEST(Runtime, NoKernelsInThisBuild) {
   FakeCuda fake;
   const Images empty{[](Family) { return std::span<const std::byte>(); }, 0};

@@ -105,8 +105,11 @@ struct FakeApi {
     *device = ordinal;
     return 0;
   }
-  static int device_attribute(int* value, int attribute, int) {
+  static int device_attribute(int* value, int attribute, int device) {
     *value = attribute == k_multiprocessors    ? fake().multiprocessors
+             : attribute == k_pci_bus          ? device + 1
+             : attribute == k_pci_device       ? 0
+             : attribute == k_pci_domain       ? 0
              : attribute == k_capability_major ? fake().capability / 10
              : attribute == k_capability_minor ? fake().capability % 10
                                                : 1;

@@ -105,6 +105,10 @@ TEST(Config, what_hosts_look_like) {
   EXPECT_EQ(complaints[0],
             "NCCL_TOPO_FILE=\"" + path + "\" cannot be read; the host's own view is used");
 
+  EXPECT_EQ(config_from({{"TUTTI_TOPO", "gpu:8{bw=48GB/s}"}})->topology, "gpu:8{bw=48GB/s}");
+  EXPECT_EQ(config_from({{"TUTTI_GPU", "00000000:0C:00.0"}})->gpu, "0000:0c:00.0");
+  EXPECT_EQ(config_from({{"TUTTI_GPU", "gpu 7"}}).status().message(),
+            "TUTTI_GPU=\"gpu 7\" is not a PCI bus id such as 0000:07:00.0");
   EXPECT_EQ(config_from({{"TUTTI_SWITCHES", "core.rack3"}})->switches, "core.rack3");
   const auto slurm = [](const char* address, const char* pattern) {
     return config_from({{"SLURM_TOPOLOGY_ADDR", address}, {"SLURM_TOPOLOGY_ADDR_PATTERN", pattern}})

@@ -12,7 +12,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <random>
 #include <string>
 #include <thread>
@@ -657,6 +659,26 @@ TEST_F(NcclOnDevice, MemAllocIsOnTheDevice) {
   destroy(comms);
   EXPECT_EQ(ncclMemFree(p), ncclSuccess);
   EXPECT_FALSE(runtime_->locate(p).device);
+}
+
+// A host that is said to have no GPU: every rank names the one that it misses there.
+TEST_F(NcclOnDevice, RanksSayWhichGpuTheyAreOn) {
+  const std::string topology = testing::TempDir() + "/tutti_no_gpu.xml",
+                    log = testing::TempDir() + "/tutti_no_gpu.log";
+  std::ofstream(topology) << "<system version=\"1\"><cpu numaid=\"0\"/></system>\n";
+  std::remove(log.c_str());
+  setenv("TUTTI_TOPO", topology.c_str(), 1);
+  setenv("NCCL_DEBUG", "WARN", 1);
+  setenv("NCCL_DEBUG_FILE", log.c_str(), 1);
+  auto comms = communicators(2);
+  for (const char* name : {"TUTTI_TOPO", "NCCL_DEBUG", "NCCL_DEBUG_FILE"}) unsetenv(name);
+  destroy(comms);
+  std::ifstream file(log);
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  for (const char* rank : {" of rank 0 ", " of rank 1 "})
+    EXPECT_NE(text.find("GPU " + runtime_->bus_id(0) + rank), std::string::npos) << text;
+  std::remove(topology.c_str());
+  std::remove(log.c_str());
 }
 
 }  // namespace
