@@ -81,10 +81,12 @@ struct Pair {
 };
 
 Address address_of(const Transport& transport) {
-  return tcp::decode_card(transport.card(), 0)->addresses[0];
+  return tcp::decode_card(transport.card(), 0)->addresses[0].address;
 }
 std::string card_at(const std::vector<Address>& addresses) {
-  return tcp::encode_card({"elsewhere", 4711, addresses});
+  tcp::Card card{"elsewhere", 4711, {}};
+  for (const Address& address : addresses) card.addresses.push_back({address, 0});
+  return tcp::encode_card(card);
 }
 Fd listener() { return std::move(*listen_on(*Address::parse("127.0.0.1:0"))); }
 // An address where nobody listens.

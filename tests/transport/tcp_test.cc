@@ -204,6 +204,10 @@ TEST(Tcp, BadOptionsAreNamed) {
   EXPECT_EQ(status_of([](auto& o) { o.rank = 2; }).code(), Code::invalid_argument);
   EXPECT_EQ(status_of([](auto& o) { o.connections_per_peer = 0; }).code(), Code::invalid_argument);
   EXPECT_EQ(status_of([](auto& o) { o.connections_per_peer = 99; }).code(), Code::invalid_argument);
+  EXPECT_EQ(status_of([](auto& o) { o.interfaces = 0; }).code(), Code::invalid_argument);
+  EXPECT_EQ(status_of([](auto& o) { o.interfaces = k_most_tcp_interfaces + 1; }).code(),
+            Code::invalid_argument);
+  EXPECT_TRUE(status_of([](auto& o) { o.interfaces = k_most_tcp_interfaces; }).ok());  // at most
 }
 
 }  // namespace
