@@ -97,7 +97,7 @@ run_tutti() {  # run_tutti LABEL SIZE [VARIABLE=VALUE...]
   local label=$1 size=$2
   shift 2
   # shellcheck disable=SC2046
-  "${limit[@]}" env TUTTI_SOCKET_IFNAME=eth0 "$@" "$bin/tutti" run -n "$ranks" --hosts "$work/hosts" \
+  timeout -k 5 1200 env TUTTI_SOCKET_IFNAME=eth0 "$@" "$bin/tutti" run -n "$ranks" --hosts "$work/hosts" \
     --host-agent "$work/agent" "$bin/tutti" perf $(sweep "$size") --no-ceilings \
     --json-lines "$work/results.tutti.$label"
 }
@@ -145,7 +145,7 @@ try() {  # a configuration that fails is named, the others go on
 up
 if [[ -n $tune ]]; then
   # shellcheck disable=SC2086
-  "${limit[@]}" env TUTTI_SOCKET_IFNAME=eth0 "$bin/tutti" run -n "$ranks" --hosts "$work/hosts" \
+  timeout -k 5 1200 env TUTTI_SOCKET_IFNAME=eth0 "$bin/tutti" run -n "$ranks" --hosts "$work/hosts" \
     --host-agent "$work/agent" "$bin/tutti" tune $tune
   exit
 fi
