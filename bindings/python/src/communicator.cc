@@ -30,22 +30,43 @@ Status issue_all(Communicator& c, const std::vector<Prepared>& prepared) {
 
 // --- PyWork
 
-void PyWork::wait(std::optional<double> timeout) {
+bool Outstanding::done() const {
+  return !queued() && (!mark || mark->query().code() != Code::in_progress);
+}
+
+Status Outstanding::wait_for(std::chrono::nanoseconds timeout) {
+  TUTTI_RETURN_IF_ERROR(work.wait_for(timeout));
+  if (!mark) return {};
+  TUTTI_RETURN_IF_ERROR(mark->wait_for(timeout));
+  return communicator->error();  // what came after the call had returned
+}
+
+void PyWork::wait(std::optional<double> timeout, nb::handle stream) {
   if (timeout && *timeout < 0) throw nb::value_error("wait: timeout is negative");
   Outstanding& o = *outstanding_;
   Status status;
+  void* const waiting = stream_from(stream);
+  const auto wait_for = [&o, waiting](std::chrono::nanoseconds patience) {
+    return waiting != nullptr ? o.work.wait_for(patience) : o.wait_for(patience);
+  };
   const auto patience =
       timeout ? std::chrono::nanoseconds(static_cast<int64_t>(std::max(*timeout, 1e-9) * 1e9))
               : std::chrono::nanoseconds(0);
   const std::shared_ptr<Outstanding> keep = outstanding_;
   const bool ended = wait_interruptibly(
-      o.work, patience, [&] { o.communicator->abort("interrupted by a signal of the program"); },
+      wait_for, patience, [&] { o.communicator->abort("interrupted by a signal of the program"); },
       &status);
   if (!ended) {
     PyErr_SetString(PyExc_TimeoutError, "wait: the operation has not finished in time");
     throw nb::python_error();
   }
-  o.prepared.clear();
+  if (waiting != nullptr && status.ok()) {
+    if (!o.mark) throw_value_error({"wait", "stream"}, "must be None: host memory has no streams");
+    status = o.mark->before(waiting);
+    if (status.ok()) status = o.communicator->error();
+  } else {
+    o.prepared.clear();
+  }
   throw_if_error(status, o.communicator->rank());
 }
 
@@ -105,17 +126,21 @@ const std::shared_ptr<Communicator>& PyCommunicator::get() const {
 }
 
 bool PyCommunicator::outstanding() {
-  while (!outstanding_.empty() && outstanding_.front()->work.done()) {
+  while (!outstanding_.empty() && outstanding_.front()->done()) {
     outstanding_.front()->prepared.clear();
     outstanding_.pop_front();
   }
   return !outstanding_.empty();
 }
 
+bool PyCommunicator::queued() const {
+  return std::any_of(outstanding_.begin(), outstanding_.end(), [](auto& o) { return o->queued(); });
+}
+
 void PyCommunicator::run(Prepared prepared) {
   get();
   if (Group* group = Group::open()) return group->add(*this, std::move(prepared));
-  if (!outstanding_.empty() && outstanding()) {
+  if (queued()) {
     // Behind what is outstanding, in the order of issue.
     std::vector<Prepared> one;
     one.push_back(std::move(prepared));
@@ -130,7 +155,7 @@ void PyCommunicator::barrier() { run({}); }
 
 void PyCommunicator::run_group(std::vector<Prepared> prepared) {
   get();
-  if (outstanding()) return start(std::move(prepared), true).wait(std::nullopt);
+  if (queued()) return start(std::move(prepared), true).wait(std::nullopt);
   CallGuard guard(*this);
   throw_if_error(BlockingCall::run([&] { return issue_all(*communicator_, prepared); }),
                  communicator_->rank());
@@ -154,13 +179,39 @@ PyWork PyCommunicator::start(std::vector<Prepared> prepared, bool as_group) {
   return PyWork(std::move(o));
 }
 
+PyWork PyCommunicator::start_on_stream(Prepared prepared) {
+  get();
+  outstanding();
+  auto o = std::make_shared<Outstanding>();
+  o->prepared.push_back(std::move(prepared));
+  o->communicator = communicator_;
+  const auto enqueue = [o = o.get()]() -> Status {
+    const Operation& operation = o->prepared[0].operation;
+    TUTTI_RETURN_IF_ERROR(operation.issue(*o->communicator));
+    const void* memory = operation.recv != nullptr ? operation.recv : operation.send;
+    if (memory == nullptr) return {};  // empty arrays: done
+    Result<StreamMark> mark = StreamMark::make(operation.stream, memory);
+    if (mark) o->mark = *mark;
+    return mark.status();
+  };
+  if (queued()) {
+    // `o` outlives the work, as above.
+    o->work = communicator_->submit([enqueue](Communicator&) { return enqueue(); });
+  } else {
+    CallGuard guard(*this);
+    throw_if_error(BlockingCall::run(enqueue), communicator_->rank());
+  }
+  outstanding_.push_back(o);
+  return PyWork(std::move(o));
+}
+
 void PyCommunicator::wait_outstanding() {
   Status ignored;  // whoever holds the handle learns of it
   while (outstanding()) {
     const std::shared_ptr<Outstanding> front = outstanding_.front();
-    wait_interruptibly(
-        front->work, {}, [&] { communicator_->abort("interrupted by a signal of the program"); },
-        &ignored);
+    wait_interruptibly([&](std::chrono::nanoseconds time) { return front->wait_for(time); }, {},
+                       [&] { communicator_->abort("interrupted by a signal of the program"); },
+                       &ignored);
   }
 }
 

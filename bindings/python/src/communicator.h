@@ -12,23 +12,31 @@
 #include "bindings/python/src/interrupt.h"
 #include "bindings/python/src/operation.h"
 #include "tutti/communicator.h"
+#include "tutti/stream_mark.h"
 
 namespace tutti::python {
 
 // An asynchronous operation and the memory it uses until it is done.
 struct Outstanding {
-  Work work;
+  Work work;                       // on the progress thread, where it is or was
+  std::optional<StreamMark> mark;  // on device memory, once it is enqueued: its end
   std::vector<Prepared> prepared;
   std::shared_ptr<Communicator> communicator;
+
+  bool queued() const { return !work.done(); }
+  bool done() const;
+  // Code::in_progress when it is not done in time.
+  Status wait_for(std::chrono::nanoseconds timeout);
 };
 
 class PyWork {
  public:
   explicit PyWork(std::shared_ptr<Outstanding> outstanding)
       : outstanding_(std::move(outstanding)) {}
-  bool done() const { return outstanding_->work.done(); }
-  // Throws the operation's error, or TimeoutError after `timeout` seconds.
-  void wait(std::optional<double> timeout);
+  bool done() const { return outstanding_->done(); }
+  // Throws the operation's error, or TimeoutError after `timeout` seconds. With a stream it is the
+  // stream that waits.
+  void wait(std::optional<double> timeout, nb::handle stream = nb::none());
 
  private:
   std::shared_ptr<Outstanding> outstanding_;
@@ -52,6 +60,8 @@ class PyCommunicator {
   // Now, or when the open group of this thread ends.
   void run(Prepared prepared);
   PyWork start(std::vector<Prepared> prepared, bool as_group);
+  // Of an operation on device memory: enqueues it now, or behind what the progress thread has.
+  PyWork start_on_stream(Prepared prepared);
   // Now: all operations of a group on this communicator.
   void run_group(std::vector<Prepared> prepared);
   void barrier();
@@ -68,6 +78,8 @@ class PyCommunicator {
  private:
   // Asynchronous operations that are not done yet; forgets those that are.
   bool outstanding();
+  // Those among them that the progress thread has.
+  bool queued() const;
   void wait_outstanding();
 
   std::shared_ptr<Communicator> communicator_;

@@ -28,12 +28,13 @@ Status handle_signals_while_waiting() {
   return Status(Code::aborted, "interrupted by a signal of the program");
 }
 
-bool wait_interruptibly(Work& work, std::chrono::nanoseconds timeout,
-                        const std::function<void()>& interrupted, Status* status) {
+bool wait_interruptibly(const std::function<Status(std::chrono::nanoseconds)>& wait_for,
+                        std::chrono::nanoseconds timeout, const std::function<void()>& interrupted,
+                        Status* status) {
   const auto deadline = SteadyClock::now() + timeout;
   const auto waited_for = [&](std::chrono::nanoseconds patience) {
     nanobind::gil_scoped_release without_gil;
-    *status = work.wait_for(patience);
+    *status = wait_for(patience);
     return status->code() != Code::in_progress;
   };
   while (true) {

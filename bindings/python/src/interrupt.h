@@ -49,10 +49,12 @@ class BlockingCall {
   std::optional<nanobind::python_error> raised_;
 };
 
-// Waits for `work` in slices. On a signal whose handler raises: calls `interrupted`, gives the
-// operation a moment to end, and throws. `timeout` zero: for ever; else false when it has passed.
-bool wait_interruptibly(Work& work, std::chrono::nanoseconds timeout,
-                        const std::function<void()>& interrupted, Status* status);
+// Waits in slices; `wait_for` waits for one and returns Code::in_progress when that was not enough.
+// On a signal whose handler raises: calls `interrupted`, gives the operation a moment to end, and
+// throws. `timeout` zero: for ever; else false when it has passed.
+bool wait_interruptibly(const std::function<Status(std::chrono::nanoseconds)>& wait_for,
+                        std::chrono::nanoseconds timeout, const std::function<void()>& interrupted,
+                        Status* status);
 
 // Runs something that blocks and cannot look up by itself (joining, splitting) on a thread of its
 // own, so that this one can handle signals. `body` must own what it uses: when interrupted it is

@@ -78,8 +78,10 @@ void throw_buffer_error(const ArgumentName& n, const std::string& why) {
 
 MemoryView::MemoryView(nb::handle object, bool writable, const ArgumentName& name) {
   if (Py_TYPE(object.ptr()) == RegisteredBuffer::type) {
-    *this = MemoryView(nb::inst_ptr<RegisteredBuffer>(object)->view, nb::borrow(object));
+    const auto* registered = nb::inst_ptr<RegisteredBuffer>(object);
+    *this = MemoryView(registered->view, nb::borrow(object));
     if (element_.name.empty()) throw_value_error(name, "was deregistered");
+    if (on_device_) stream_ = reinterpret_cast<void*>(current_stream(registered->array));
   } else if (PyObject_CheckBuffer(object.ptr())) {
     from_buffer(object, name);
   } else if (PyObject_HasAttrString(object.ptr(), "__cuda_array_interface__") &&

@@ -83,6 +83,7 @@ class MemoryView {
 // An array looked at once and used in many calls: what register_buffer() gives.
 struct RegisteredBuffer {
   MemoryView view;
+  nb::object array;           // on a device: says at each call on which stream it is
   static PyTypeObject* type;  // set when the module is made
 };
 

@@ -96,16 +96,11 @@ template <bool k_async>
 auto issue(PyCommunicator& c, const char* call, nb::handle stream, Prepared prepared) {
   settle_memory(*c.get(), call, stream_from(stream), &prepared);
   if constexpr (k_async) {
-    if (prepared.operation.on_device)
-      throw_status(
-          Status(Code::unsupported, std::string(call) +
-                                        "_async: calls on device memory are in the order of "
-                                        "a stream and return at once: use " +
-                                        call));
     if (Group::open() != nullptr)
       throw_status(Status(Code::invalid_usage,
                           "asynchronous forms cannot be used inside a group; the group is one "
                           "operation already"));
+    if (prepared.operation.on_device) return c.start_on_stream(std::move(prepared));
     std::vector<Prepared> one;
     one.push_back(std::move(prepared));
     return c.start(std::move(one), false);
@@ -442,11 +437,8 @@ void bind_life_cycle(CommunicatorClass& c) {
       "register_buffer",
       [](PyCommunicator& s, nb::handle buffer) {
         s.get();
-        RegisteredBuffer made{MemoryView(buffer, false, {"register_buffer", "buffer"})};
-        if (made.view.on_device())
-          throw_status(Status(Code::unsupported,
-                              "register_buffer: a device array says anew at each call on which "
-                              "stream it is: pass it as it is"));
+        RegisteredBuffer made{MemoryView(buffer, false, {"register_buffer", "buffer"}), {}};
+        if (made.view.on_device()) made.array = nb::borrow(buffer);
         return made;
       },
       "buffer"_a, nb::sig("def register_buffer(self, buffer: " TUTTI_ARRAY ") -> Buffer"),
@@ -566,7 +558,7 @@ void bind_values(nb::module_& m) {
                   "A sentence for each TUTTI_* variable that nothing reads.");
 
   nb::class_<RegisteredBuffer>(m, "Buffer", "An array that register_buffer() has looked at.")
-      .def("close", [](RegisteredBuffer& b) { b.view = MemoryView(); })
+      .def("close", [](RegisteredBuffer& b) { b = RegisteredBuffer(); })
       .def_prop_ro("is_valid", [](RegisteredBuffer& b) { return !b.view.element().name.empty(); })
       .def_prop_ro("size",
                    [](RegisteredBuffer& b) { return b.view.items() * b.view.element().bytes(); });
@@ -608,8 +600,12 @@ void bind_values(nb::module_& m) {
 
   nb::class_<PyWork>(m, "Work", "Handle of an asynchronous operation.")
       .def("done", &PyWork::done)
-      .def("wait", &PyWork::wait, "timeout"_a = nb::none(),
-           "Blocks until it is done and throws its error; TimeoutError after `timeout` seconds.");
+      .def("wait", &PyWork::wait, "timeout"_a = nb::none(), nb::kw_only(),
+           nb::arg("stream").none() = nb::none(),
+           nb::sig("def wait(self, timeout: float | None = None, *, stream: tutti._typing.Stream | "
+                   "None = None) -> None"),
+           "Blocks until it is done and throws its error; TimeoutError after `timeout` seconds. "
+           "With `stream`, on device arrays: what the stream gets from now on waits instead.");
 
   nb::class_<Group>(m, "Group")
       .def(nb::init<>())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import numpy as np
 from fake_device import CudaArray, DlpackArray, Stream
@@ -123,6 +124,89 @@ def streams() -> None:
     in_threads(2, body)
 
 
+def asynchronous() -> None:
+    """A handle that waits for the stream; the arrays are kept until it is through."""
+
+    def body(comm):
+        me, n = comm.rank, comm.nranks
+        stream, other = Stream(me), Stream(me)
+        put = lambda x: CudaArray(x, me, stream)  # noqa: E731
+        one = np.arange(1000.0)
+        total = one * n + sum(range(n))
+        for _ in range(3):
+            x, y, big = put(one + me), put(np.zeros(1000)), put(np.zeros(1000 * n))
+            works = [comm.allreduce_async(x, y), comm.allgather_async(x, big),
+                     comm.reduce_scatter_async(put(np.tile(one, n)), put(np.zeros(1000)), stream=other),
+                     comm.alltoallv_async(put(np.tile(one, n)), [1000] * n, put(np.zeros(1000 * n)), [1000] * n)]
+            for work in works:
+                work.wait(timeout=30)
+                assert work.done()
+                work.wait()
+            # Behind an operation on host arrays.
+            host = np.ones(5)
+            works = [comm.allreduce_async(host), comm.broadcast_async(x if me == 0 else None, x, root=0)]
+            for work in works:
+                work.wait(timeout=30)
+            np.testing.assert_array_equal(y.view, total)
+            np.testing.assert_array_equal(big.view, np.concatenate([one + r for r in range(n)]))
+            np.testing.assert_array_equal(x.view, one)
+            assert host.tolist() == [n] * 5
+        # It is the stream that waits, and the thread that does not.
+        x = put(one + me)
+        if me == 0:
+            stream.delay(500)
+        begin = time.monotonic()
+        work = comm.allreduce_async(x)
+        assert not work.done()
+        try:
+            work.wait(timeout=0.01)
+            raise AssertionError("no TimeoutError")
+        except TimeoutError:
+            pass
+        work.wait(stream=other)
+        assert time.monotonic() - begin < 0.3
+        other.synchronize()
+        assert time.monotonic() - begin > 0.4
+        np.testing.assert_array_equal(x.view, total)
+        assert work.done()
+        # Empty arrays; and a communicator goes only when its operations are through.
+        comm.allreduce_async(put(np.zeros(0))).wait()
+        if me == 0:
+            stream.delay(200)
+        kept.append((x, comm.allreduce_async(x)))
+
+    kept: list = []
+    in_threads(2, body)
+    for x, work in kept:
+        assert work.done()
+        np.testing.assert_array_equal(x.view, 2 * (np.arange(1000.0) * 2 + 1))
+
+
+def registered() -> None:
+    """A registered array stands for itself, on the stream that it is on at the time of the call."""
+
+    def body(comm):
+        mine, other = Stream(comm.rank), Stream(comm.rank)
+        for kind in (CudaArray, DlpackArray):
+            x = kind(np.full(1000, 1, "int64"), comm.rank, mine)
+            buffer = comm.register_buffer(x)
+            assert buffer.is_valid and buffer.size == 8000
+            on = {"stream": mine} if kind is DlpackArray else {}
+            comm.allreduce(buffer, **on)
+            assert set(x.get()) == {2}
+            comm.allreduce(buffer, stream=other)
+            other.synchronize()
+            assert set(x.get()) == {4}
+            x.stream = other
+            comm.allreduce_async(buffer, **({"stream": other} if on else {})).wait()
+            assert set(x.view) == {8}
+            if kind is DlpackArray:
+                assert len(x.asked) == 1, x.asked  # it is looked at once
+            buffer.close()
+
+    in_threads(2, body)
+
+
 def refusals() -> None:
     comm = tutti.Communicator.init(1, 0, tutti.get_unique_id())
     stream = Stream(0)
@@ -138,8 +222,14 @@ def refusals() -> None:
 
     refused(ValueError, "one call takes either", comm.allreduce, x, np.ones(4, "float32"))
     refused(ValueError, "host memory has no streams", comm.allreduce, np.ones(4), stream=stream)
-    refused(tutti.UnsupportedError, "return at once", comm.allreduce_async, x)
-    refused(tutti.UnsupportedError, "anew at each call", comm.register_buffer, x)
+    refused(ValueError, "host memory has no streams", comm.allreduce_async(np.ones(4)).wait, stream=stream)
+    refused(ValueError, "negative", comm.allreduce_async(x).wait, -1)
+    gone = comm.register_buffer(x)
+    gone.close()
+    assert not gone.is_valid
+    refused(ValueError, "was deregistered", comm.allreduce, gone)
+    with tutti.group():
+        refused(tutti.InvalidUsageError, "inside a group", comm.allreduce_async, x)
     foreign = CudaArray(np.ones(4, ">f4"), 0, stream)
     refused(TypeError, "'>f4'", comm.allreduce, foreign)
     x.readonly = True
@@ -154,5 +244,6 @@ def refusals() -> None:
 
 
 if __name__ == "__main__":
-    {"collectives": collectives, "streams": streams, "refusals": refusals}[sys.argv[1]]()
+    {"collectives": collectives, "streams": streams, "asynchronous": asynchronous, "registered": registered,
+     "refusals": refusals}[sys.argv[1]]()
     print("fine")

@@ -15,6 +15,11 @@ driver.fake_cuda_stream.argtypes = [ctypes.c_int]
 driver.fake_cuda_synchronize.argtypes = [ctypes.c_void_p]
 
 
+# usleep(), called on the stream with the number that stands for its argument.
+_sleep = ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p)
+driver.cuLaunchHostFunc.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+
+
 class Stream:
     """Like CuPy's: `ptr`."""
 
@@ -23,6 +28,10 @@ class Stream:
 
     def synchronize(self) -> None:
         driver.fake_cuda_synchronize(self.ptr)
+
+    def delay(self, milliseconds: int) -> None:
+        """It stands still for so long."""
+        driver.cuLaunchHostFunc(self.ptr, _sleep, ctypes.c_void_p(1000 * milliseconds))
 
 
 class Memory:

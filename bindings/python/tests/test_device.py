@@ -14,7 +14,7 @@ if not (FAKE / "libcuda.so.1").exists():
     pytest.skip("no fake CUDA driver in TUTTI_BUILD", allow_module_level=True)
 
 
-@pytest.mark.parametrize("name", ["collectives", "streams", "refusals"])
+@pytest.mark.parametrize("name", ["collectives", "streams", "asynchronous", "registered", "refusals"])
 def test_program(name):
     environment = {**os.environ, "LD_LIBRARY_PATH": str(FAKE), "TUTTI_MULTI_RANK_GPU": "1"}
     program = pathlib.Path(__file__).parent / "device_programs.py"
