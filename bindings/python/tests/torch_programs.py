@@ -315,10 +315,10 @@ def net(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 5))
 
 
-def train(model: nn.Module, rank: int, size: int, steps: int = 16) -> list[float]:
+def train(model: nn.Module, rank: int, size: int, steps: int = 16, device: torch.device | None = None) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(64, 20, generator=g), torch.randint(0, 5, (64,), generator=g)
+    x, y = torch.randn(64, 20, generator=g).to(device), torch.randint(0, 5, (64,), generator=g).to(device)
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()

@@ -19,6 +19,6 @@ def register() -> None:
         import torch.distributed as dist
 
         if dist.is_available() and "TUTTI" not in dist.Backend._plugins:
-            dist.Backend.register_backend("tutti", _create, devices=["cpu"])
+            dist.Backend.register_backend("tutti", _create, devices=["cpu", "cuda"])
     except Exception:  # torch must load whatever happens here
         pass

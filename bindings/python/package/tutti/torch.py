@@ -3,8 +3,9 @@
     import torch.distributed as dist, tutti.torch
     dist.init_process_group("tutti")
 
-Serves CPU tensors: every collective, point-to-point with tags, futures, DDP, FSDP, sub-groups. The
-timeout of a process group bounds each operation; an error names the rank that is to blame.
+Serves CPU and CUDA tensors: every collective, point-to-point, futures, DDP, FSDP, sub-groups. On CPU
+tensors the timeout of a process group bounds each operation; on CUDA tensors operations are enqueued in
+stream order, and wait() makes the current stream wait. An error names the rank that is to blame.
 """
 
 # No `from __future__ import annotations`: DDP reads the annotations of its hooks.
@@ -28,7 +29,7 @@ def _create(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
 def register() -> None:
     """Makes init_process_group("tutti") work; importing this module has called it."""
     if "TUTTI" not in dist.Backend._plugins:
-        dist.Backend.register_backend("tutti", _create, devices=["cpu"])
+        dist.Backend.register_backend("tutti", _create, devices=["cpu", "cuda"])
 
 
 register()

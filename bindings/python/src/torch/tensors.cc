@@ -71,7 +71,7 @@ at::Tensor times_factor(const at::Tensor& tensor, const c10d::ReduceOp& op) {
 }
 
 // Every rank's tensor folded with a bitwise operator.
-Status fold(Communicator& c, const at::Tensor& tensor, RedOp op, at::Tensor* folded) {
+Status fold(Calls& c, const at::Tensor& tensor, RedOp op, at::Tensor* folded) {
   const Wire wire = wire_of(tensor);
   at::Tensor all = at::empty({static_cast<int64_t>(c.ranks()), tensor.numel()}, tensor.options());
   TUTTI_RETURN_IF_ERROR(c.all_gather(tensor.const_data_ptr(), all.mutable_data_ptr(),
@@ -92,14 +92,18 @@ Wire wire_of(const at::Tensor& tensor) {
   return {DType::uint8, static_cast<size_t>(tensor.element_size())};
 }
 
-void check_tensors(const char* operation, const std::vector<at::Tensor>& tensors) {
+void check_tensors(const char* operation, const std::vector<at::Tensor>& tensors,
+                   c10::DeviceType served) {
   TORCH_CHECK_VALUE(!tensors.empty(), "tutti: ", operation, ": no tensors");
   for (size_t i = 0; i < tensors.size(); ++i) {
     const at::Tensor& t = tensors[i];
     TORCH_CHECK_VALUE(t.defined(), "tutti: ", operation, ": tensor ", i, " is undefined");
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        t.device().is_cpu(), "tutti: ", operation, ": tensor ", i, " is on ", t.device(),
-        "; this build serves CPU tensors (device memory needs the CUDA build)");
+    TORCH_CHECK_NOT_IMPLEMENTED(t.device().is_cpu() || t.device().type() == served,
+                                "tutti: ", operation, ": tensor ", i, " is on ", t.device(),
+                                "; tensors on cpu and ", served, " are served");
+    TORCH_CHECK_VALUE(t.device() == tensors[0].device(), "tutti: ", operation, ": tensor ", i,
+                      " is on ", t.device(), ", but tensor 0 is on ", tensors[0].device(),
+                      ": one call takes tensors of one device");
     TORCH_CHECK_NOT_IMPLEMENTED(t.layout() == at::kStrided, "tutti: ", operation, ": tensor ", i,
                                 " has layout ", t.layout(), "; only dense tensors can be sent");
     TORCH_CHECK_TYPE(t.scalar_type() == tensors[0].scalar_type(), "tutti: ", operation, ": tensor ",
@@ -142,7 +146,32 @@ void unflatten(const at::Tensor& flat, std::vector<at::Tensor>& tensors) {
   }
 }
 
-Status all_reduce(Communicator& c, at::Tensor tensor, const c10d::ReduceOp& op) {
+Status transfer(Calls& c, std::span<const Message> messages) {
+  std::vector<at::Tensor> dense;
+  for (const auto& [tensor, sends, peer] : messages) {
+    const bool as_it_is = tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg();
+    dense.push_back(sends      ? contiguous(tensor)
+                    : as_it_is ? tensor
+                               : at::empty(tensor.sizes(), tensor.options()));
+  }
+  TUTTI_RETURN_IF_ERROR(c.group_start());
+  Status status;
+  for (size_t i = 0; i < dense.size() && status.ok(); ++i) {
+    const Rank peer = messages[i].peer;
+    status = messages[i].sends
+                 ? c.send(dense[i].const_data_ptr(), dense[i].nbytes(), DType::uint8, peer)
+                 : c.recv(dense[i].mutable_data_ptr(), dense[i].nbytes(), DType::uint8, peer);
+  }
+  const Status ended = c.group_end();
+  TUTTI_RETURN_IF_ERROR(status);
+  TUTTI_RETURN_IF_ERROR(ended);
+  for (size_t i = 0; i < dense.size(); ++i)
+    if (!messages[i].sends && !dense[i].is_same(messages[i].tensor))
+      messages[i].tensor.copy_(dense[i]);
+  return {};
+}
+
+Status all_reduce(Calls& c, at::Tensor tensor, const c10d::ReduceOp& op) {
   if (bitwise(op)) {
     at::Tensor folded;
     TUTTI_RETURN_IF_ERROR(fold(c, tensor, op, &folded));
@@ -156,7 +185,7 @@ Status all_reduce(Communicator& c, at::Tensor tensor, const c10d::ReduceOp& op) 
                       native(op, tensor.scalar_type()));
 }
 
-Status reduce(Communicator& c, at::Tensor tensor, const c10d::ReduceOp& op, Rank root) {
+Status reduce(Calls& c, at::Tensor tensor, const c10d::ReduceOp& op, Rank root) {
   if (bitwise(op)) {
     at::Tensor folded;
     TUTTI_RETURN_IF_ERROR(fold(c, tensor, op, &folded));
@@ -169,8 +198,7 @@ Status reduce(Communicator& c, at::Tensor tensor, const c10d::ReduceOp& op, Rank
                   wire.count(tensor.numel()), wire.dtype, native(op, tensor.scalar_type()), root);
 }
 
-Status reduce_scatter(Communicator& c, const at::Tensor& in, at::Tensor out,
-                      const c10d::ReduceOp& op) {
+Status reduce_scatter(Calls& c, const at::Tensor& in, at::Tensor out, const c10d::ReduceOp& op) {
   if (bitwise(op)) {
     at::Tensor folded;
     TUTTI_RETURN_IF_ERROR(fold(c, in, op, &folded));

@@ -4,10 +4,11 @@
 
 #include <ATen/ATen.h>
 
+#include <span>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 #include <vector>
 
-#include "tutti/communicator.h"
+#include "bindings/python/src/torch/calls.h"
 
 namespace tutti::torch_backend {
 
@@ -20,8 +21,10 @@ struct Wire {
 // Any type, for operations that only move data: what the library does not know goes as bytes.
 Wire wire_of(const at::Tensor& tensor);
 
-// Throws with the names of operation and argument: not on the CPU, sparse, of different types.
-void check_tensors(const char* operation, const std::vector<at::Tensor>& tensors);
+// Throws with the names of operation and argument: neither on the CPU nor on a device of type
+// `served`, on several devices, sparse, of different types.
+void check_tensors(const char* operation, const std::vector<at::Tensor>& tensors,
+                   c10::DeviceType served);
 // Throws when the library cannot reduce this type with this operator.
 void check_reduction(const char* operation, const at::Tensor& tensor, const c10d::ReduceOp& op);
 
@@ -32,12 +35,19 @@ at::Tensor flatten(const std::vector<at::Tensor>& tensors);
 // The inverse, for outputs: `flat` split over `tensors`.
 void unflatten(const at::Tensor& flat, std::vector<at::Tensor>& tensors);
 
+struct Message {
+  at::Tensor tensor;
+  bool sends;
+  Rank peer;
+};
+// All of them together, as bytes.
+Status transfer(Calls& c, std::span<const Message> messages);
+
 // Reductions of contiguous memory with torch's operators. in == out is allowed where shapes agree.
 // Bitwise operators gather and reduce here; a factor is applied first.
-Status all_reduce(Communicator& c, at::Tensor tensor, const c10d::ReduceOp& op);
-Status reduce(Communicator& c, at::Tensor tensor, const c10d::ReduceOp& op, Rank root);
+Status all_reduce(Calls& c, at::Tensor tensor, const c10d::ReduceOp& op);
+Status reduce(Calls& c, at::Tensor tensor, const c10d::ReduceOp& op, Rank root);
 // `in` holds ranks() blocks of the size of `out`.
-Status reduce_scatter(Communicator& c, const at::Tensor& in, at::Tensor out,
-                      const c10d::ReduceOp& op);
+Status reduce_scatter(Calls& c, const at::Tensor& in, at::Tensor out, const c10d::ReduceOp& op);
 
 }  // namespace tutti::torch_backend
