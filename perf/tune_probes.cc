@@ -98,7 +98,7 @@ Result<Placement> placement_of(Communicator& communicator, const Config& config)
   const std::vector<Rank> first = table.first_ranks();
   const Rank rank = communicator.rank();
   texts = gather(communicator, first[table.host[rank]] == rank
-                                   ? encode_report(look_at_host(config, table.hosts() > 1))
+                                   ? encode_report(look_at_host(config, {.nics = table.hosts() > 1}))
                                    : std::string());
   if (!texts) return texts.status();
   std::vector<Machine> hosts;
@@ -107,7 +107,7 @@ Result<Placement> placement_of(Communicator& communicator, const Config& config)
     if (!host) return host.status();
     hosts.push_back(std::move(*host));
   }
-  table.add_views(hosts);
+  TUTTI_RETURN_IF_ERROR(table.add_views(hosts));
   Placement placement = place(table);
   placement.sockets_inside = config.transports == std::vector<std::string>{"tcp"};
   placement.slot_bytes = config.slot_bytes;
