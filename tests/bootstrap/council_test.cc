@@ -253,13 +253,27 @@ TEST(Council, OtherSetsRefuseEachOther) {
   }
 }
 
+TEST(Council, NotesReachEveryoneWhoLives) {
+  Network net(4, 1);
+  net.kill(3);
+  net.act(0, [](Council& c) { c.note("first"); });
+  net.act(0, [](Council& c) { c.note("second"); });
+  net.act(2, [](Council& c) { c.note(std::string(Council::k_most_note + 1, 'x')); });
+  while (net.step()) {
+  }
+  using Notes = std::map<Rank, std::string>;
+  EXPECT_EQ(net.councils[1]->notes(), (Notes{{0, "second"}}));
+  EXPECT_EQ(net.councils[2]->notes(), (Notes{{0, "second"}}));
+  EXPECT_EQ(net.councils[0]->notes(), Notes{});
+}
+
 TEST(Council, GarbageIsIgnored) {
   std::mt19937 random(5);
   Council council(1, 4);
   council.agree(1);
   for (int i = 0; i < 200000; ++i) {
     std::string text(random() % 40, '\0');
-    for (char& c : text) c = static_cast<char>(random() % (random() % 2 ? 13 : 256));
+    for (char& c : text) c = static_cast<char>(random() % (random() % 2 ? 14 : 256));
     if (!text.empty() && text[0] == 6) text[0] = 5;  // a verdict is a verdict
     council.receive(random() % 6, text);
     council.take_letters();

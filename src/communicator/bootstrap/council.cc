@@ -88,8 +88,13 @@ void Council::receive(Rank from, std::string_view text) {
       if (take_set(&text, ranks_, &ranks)) hint_.assign(ranks.begin(), ranks.end());
       return;
     }
+    case Type::note:
+      if (text.size() <= k_most_note) notes_[from] = std::string(text);
+      return;
   }
 }
+
+void Council::note(const std::string& text) { post_to_living(Type::note, text); }
 
 void Council::lost(Rank rank) {
   if (rank != rank_ && rank < ranks_) learn({rank});

@@ -48,6 +48,11 @@ class Council {
   void revoke(const std::string& record);
   const std::optional<std::string>& revoked() const { return revoked_; }
 
+  // --- notes: what ranks want each other to know, the latest of each
+  static constexpr size_t k_most_note = 256;  // bytes; longer ones are not kept
+  void note(const std::string& text);
+  const std::map<Rank, std::string>& notes() const { return notes_; }
+
   // --- agreement, the same number of times on every rank that lives
   // Begins the next agreement, or resumes the one that no verdict came for (the flags of all
   // attempts count).
@@ -84,6 +89,7 @@ class Council {
     refuse,      // anybody: attempt, why not
     inquire,     // -> coordinator or leader: whom do we wait for?
     awaited,     // the answer
+    note,        // to all: text
   };
   // A verdict that a coordinator has proposed. One that a higher coordinator proposes replaces it.
   struct Proposal {
@@ -157,6 +163,7 @@ class Council {
   std::set<Rank> gone_;
   std::optional<std::string> revoked_;
   std::set<Rank> told_;  // of the revocation
+  std::map<Rank, std::string> notes_;
 
   uint32_t current_ = 1;  // the agreement that the program is in, or will begin next
   std::map<uint32_t, Agreement> agreements_;
