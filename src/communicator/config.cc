@@ -199,9 +199,11 @@ void read_nccl_switches(Reader* reader, const Variables& variables, Config* conf
     reader->number<uint32_t>("NCCL_NSOCKS_PERTHREAD", 1, 64, &each);
     if (threads * each > 1) config->socket_connections = std::min(threads * each, 64u);
   }
-  if (const std::string* algorithms = reader->find({"NCCL_ALGO"});
-      algorithms && config->tune.empty())
-    config->tune = tune_from_nccl_algo(*algorithms);
+  const std::string* algorithms = reader->find({"NCCL_ALGO"});
+  const std::string* protocols = reader->find({"NCCL_PROTO"});
+  if (config->tune.empty())
+    config->tune = tune_from_nccl(algorithms == nullptr ? "" : *algorithms,
+                                  protocols == nullptr ? "" : *protocols);
 }
 
 // What collectives may take of a GPU. TUTTI_* names win over NCCL's.

@@ -27,9 +27,11 @@ std::vector<std::string> unknown_variables(const Variables& variables);
 // Where the profile is looked for when nothing names one; empty where there is no home.
 std::string default_profile_path();
 
-// NCCL_ALGO ("Ring", "Tree", "allreduce:tree;broadcast:ring") as a Config::tune. Names that tutti
-// does not have, and exclusions (^), leave the choice to the planner.
-std::string tune_from_nccl_algo(const std::string& algorithms);
+// NCCL_ALGO ("Ring", "Tree", "allreduce:tree;broadcast:ring") and NCCL_PROTO ("Simple",
+// "^LL,LL128", "allreduce:LL"; of devices) as a Config::tune. Algorithms that tutti does not have,
+// and exclusions
+// (^) of algorithms, leave the choice to the planner.
+std::string tune_from_nccl(const std::string& algorithms, const std::string& protocols);
 
 struct LaunchInfo {
   Rank rank = 0;

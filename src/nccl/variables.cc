@@ -44,6 +44,9 @@ constexpr Variable k_variables[] = {
      "times NCCL_SOCKET_NTHREADS: tcp connections per peer, 64 at most"},
     {"NCCL_P2P_DISABLE", true, "1: ranks do not read each other's private memory (process_vm)"},
     {"NCCL_PARAM_DUMP_ALL", true, "1: ncclParamDumpAll also shows what is unset"},
+    {"NCCL_PROTO", true,
+     "of collectives on devices: LL and LL128 are packets, Simple slots; also per collective, and "
+     "^; TUTTI_TUNE wins"},
     {"NCCL_SHM_DISABLE", true, "1: no shared memory between processes, tcp instead"},
     {"NCCL_SOCKET_FAMILY", true, "AF_INET or AF_INET6"},
     {"NCCL_SOCKET_IFNAME", true, "interfaces for joining and tcp: eth,ib | ^lo | =eth0"},
@@ -125,7 +128,6 @@ constexpr Variable k_variables[] = {
     {"NCCL_P2P_NET_CHUNKSIZE", false, k_own_wire},
     {"NCCL_P2P_PXN_LEVEL", false, k_no_gpu},
     {"NCCL_PROFILER_PLUGIN", false, k_no_plugin},
-    {"NCCL_PROTO", false, k_own_wire},
     {"NCCL_PXN_C2C", false, k_no_gpu},
     {"NCCL_PXN_DISABLE", false, k_no_gpu},
     {"NCCL_RAS_ADDR", false, k_no_ras},

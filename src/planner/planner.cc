@@ -96,8 +96,7 @@ ShapeClass ShapeClass::of(Collective collective, uint64_t bytes, DType dtype, Re
 
 const TuneRule* Planner::rule_for(const Call& call) const {
   for (const TuneRule& rule : rules_)
-    if (rule.collective == call.collective && call.bytes >= rule.from && call.bytes < rule.to)
-      return &rule;
+    if (rule.applies(call.collective, call.bytes) && rule.chooses()) return &rule;
   return nullptr;
 }
 

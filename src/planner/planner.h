@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -24,13 +25,25 @@
 
 namespace tutti {
 
-// One line of Config::tune: "all_reduce:0-64K:ring;64K-inf:hierarchical_scatter@8".
+// How plans on devices move messages (src/cuda/program.h): data with a flag in every word, or slots
+// with one flag.
+enum class WireProtocol : uint8_t { packets, slots };
+std::string_view name(WireProtocol protocol);
+
+// One line of Config::tune: "all_reduce:0-64K:ring;64K-inf:hierarchical_scatter@8". "ring/packets"
+// and "auto/slots" say how devices move messages as well; calls on host buffers pass over "auto".
 struct TuneRule {
   Collective collective = Collective::all_reduce;
   uint64_t from = 0;         // bytes of a block, inclusive
   uint64_t to = UINT64_MAX;  // exclusive
   std::string algorithm;
-  uint32_t chunks = 0;  // "@8": chunks of the block; 0: the planner's choice
+  uint32_t chunks = 0;                   // "@8": chunks of the block; 0: the planner's choice
+  std::optional<WireProtocol> protocol;  // of devices
+
+  bool chooses() const { return algorithm != "auto"; }
+  bool applies(Collective c, uint64_t bytes) const {
+    return c == collective && bytes >= from && bytes < to;
+  }
 };
 
 // Errors: invalid_argument naming the position and what was expected, or the unknown algorithm.
@@ -78,6 +91,8 @@ class Planner {
 
   const Placement& placement() const { return placement_; }
   const Profile& profile() const { return profile_; }
+  const std::vector<TuneRule>& rules() const { return rules_; }
+  bool deterministic() const { return deterministic_; }
   // Errors: unsupported when no algorithm serves the call, or when the rule that applies names one
   // that cannot (with its reason).
   Result<Choice> choose(const Call& call);

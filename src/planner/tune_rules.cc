@@ -76,8 +76,8 @@ Status parse_rule(Cursor& cursor, TuneRule* rule, bool* named) {
   if (*to <= *from) return cursor.error("a range that is not empty");
   rule->from = *from;
   rule->to = *to;
-  rule->algorithm = std::string(cursor.until("@;"));
-  if (find_algorithm(rule->algorithm) == nullptr) {
+  rule->algorithm = std::string(cursor.until("@/;"));
+  if (rule->chooses() && find_algorithm(rule->algorithm) == nullptr) {
     std::string known;
     for (const Algorithm& a : algorithms()) known += fmt::format(" {}", a.name);
     return Status(Code::invalid_argument,
@@ -85,14 +85,25 @@ Status parse_rule(Cursor& cursor, TuneRule* rule, bool* named) {
   }
   rule->chunks = 0;
   if (cursor.take('@')) {
-    const std::optional<uint64_t> chunks = parse_size(cursor.until(";"));
+    const std::optional<uint64_t> chunks = parse_size(cursor.until("/;"));
     if (!chunks || *chunks == 0 || *chunks > 65536) return cursor.error("1 to 65536 chunks");
     rule->chunks = static_cast<uint32_t>(*chunks);
+  }
+  rule->protocol.reset();
+  if (cursor.take('/')) {
+    const std::string_view word = cursor.until(";");
+    for (WireProtocol p : {WireProtocol::packets, WireProtocol::slots})
+      if (word == name(p)) rule->protocol = p;
+    if (!rule->protocol) return cursor.error("/packets or /slots");
   }
   return {};
 }
 
 }  // namespace
+
+std::string_view name(WireProtocol protocol) {
+  return protocol == WireProtocol::packets ? "packets" : "slots";
+}
 
 Result<std::vector<TuneRule>> parse_tune(std::string_view text) {
   std::vector<TuneRule> rules;

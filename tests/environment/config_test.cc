@@ -122,15 +122,25 @@ TEST(Config, what_hosts_look_like) {
 }
 
 TEST(Config, nccl_algorithms) {
-  EXPECT_EQ(tune_from_nccl_algo("allreduce:tree;broadcast:ring"),
+  EXPECT_EQ(tune_from_nccl("allreduce:tree;broadcast:ring", ""),
             "all_reduce:0-inf:double_binary_tree;broadcast:0-inf:ring");
-  EXPECT_EQ(tune_from_nccl_algo("NVLS,Ring;allreduce:Tree"),
+  EXPECT_EQ(tune_from_nccl("NVLS,Ring;allreduce:Tree", ""),
             "all_reduce:0-inf:double_binary_tree;broadcast:0-inf:ring;reduce:0-inf:ring;"
             "all_gather:0-inf:ring;reduce_scatter:0-inf:ring");
-  EXPECT_EQ(tune_from_nccl_algo("^tree"), "");
-  EXPECT_EQ(tune_from_nccl_algo("collnet"), "");
-  EXPECT_EQ(tune_from_nccl_algo(""), "");
-  EXPECT_EQ(tune_from_nccl_algo(";;:,"), "");
+  EXPECT_EQ(tune_from_nccl("^tree", ""), "");
+  EXPECT_EQ(tune_from_nccl("collnet", ""), "");
+  EXPECT_EQ(tune_from_nccl("", ""), "");
+  EXPECT_EQ(tune_from_nccl(";;:,", ""), "");
+}
+
+TEST(Config, nccl_protocols) {
+  EXPECT_EQ(tune_from_nccl("", "allreduce:LL"), "all_reduce:0-inf:auto/packets");
+  EXPECT_EQ(tune_from_nccl("allreduce:ring;broadcast:tree", "allreduce:Simple;reduce:LL128"),
+            "all_reduce:0-inf:ring/slots;broadcast:0-inf:double_binary_tree;"
+            "reduce:0-inf:auto/packets");
+  EXPECT_EQ(tune_from_nccl("", "allreduce:^LL,LL128"), "all_reduce:0-inf:auto/slots");
+  for (const char* any : {"^LL", "LL,Simple", "foo", "^", ";;:,"})
+    EXPECT_EQ(tune_from_nccl("", any), "") << any;
 }
 
 TEST(Config, nccl_settings_in_a_file) {

@@ -426,5 +426,28 @@ TEST(Feedback, BadLinesAreNamed) {
   }
 }
 
+// What devices do besides; calls on host buffers pass over "auto".
+TEST(Tune, ProtocolsOfDevices) {
+  Result<std::vector<TuneRule>> rules =
+      parse_tune("all_reduce:0-4K:auto/packets;4K-1M:ring@8/slots;1M-inf:ring/packets");
+  ASSERT_TRUE(rules.ok()) << rules.status().to_string();
+  ASSERT_EQ(rules->size(), 3u);
+  EXPECT_FALSE((*rules)[0].chooses());
+  EXPECT_EQ((*rules)[0].protocol, WireProtocol::packets);
+  EXPECT_EQ((*rules)[1].chunks, 8u);
+  EXPECT_EQ((*rules)[1].protocol, WireProtocol::slots);
+  EXPECT_EQ((*rules)[2].algorithm, "ring");
+  for (const char* bad : {"all_reduce:0-inf:ring/", "all_reduce:0-inf:ring/LL",
+                          "all_reduce:0-inf:/slots", "all_reduce:0-inf:ring@/slots"})
+    EXPECT_EQ(parse_tune(bad).status().code(), Code::invalid_argument) << bad;
+  Placement p;
+  p.ranks = 4;
+  Planner plain(p, builtin_profile(), {}, false);
+  Planner ruled(p, builtin_profile(), *parse_tune("all_reduce:0-inf:auto/slots"), false);
+  for (uint64_t bytes : {uint64_t{100}, uint64_t{1} << 20})
+    EXPECT_EQ(*ruled.choose({Collective::all_reduce, bytes}),
+              *plain.choose({Collective::all_reduce, bytes}));
+}
+
 }  // namespace
 }  // namespace tutti

@@ -1,0 +1,36 @@
+// What may serve a collective between devices of one host, priced over the links between them: the
+// plans of the tuner, once for each wire protocol of the plan interpreter (src/cuda/program.h).
+//
+// Links have the profile's prices where it has some for their class (nvlink, pci), else the
+// topology's bandwidth. What devices themselves charge (a launch, a flag, a byte reduced) is
+// assumed: nobody has measured it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "src/planner/planner.h"
+
+namespace tutti {
+
+// Devices in place of ranks: flat, on one host, reached by loads and stores. `topology`: its rank r
+// is on the device of rank r.
+Placement device_placement(uint32_t ranks, std::shared_ptr<const Topology> topology);
+// The prices of devices on the links of `given`.
+Profile device_profile(const Profile& given, WireProtocol protocol);
+
+struct DeviceCandidate {
+  Choice choice;
+  WireProtocol protocol = WireProtocol::slots;
+  double seconds = 0;
+};
+// Best first. `only`: that protocol alone. Errors: as price_candidates().
+Result<std::vector<DeviceCandidate>> price_on_devices(const Placement& placement,
+                                                      const Profile& given, Collective collective,
+                                                      uint64_t bytes, DType dtype, ReduceOp op,
+                                                      std::optional<WireProtocol> only);
+
+}  // namespace tutti
