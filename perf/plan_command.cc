@@ -12,7 +12,10 @@
 
 #include "perf/options.h"
 #include "src/algorithms/algorithms.h"
+#include "src/communicator/device_links.h"
+#include "src/communicator/device_plan.h"
 #include "src/communicator/peers.h"
+#include "src/cuda/peer_world.h"
 #include "src/plan/draw.h"
 #include "src/plan/text.h"
 #include "src/plan/verify.h"
@@ -21,6 +24,9 @@
 namespace {
 
 using namespace tutti;
+
+// Of a launch, where no device says how many: those of an A100's multiprocessors.
+constexpr uint32_t k_blocks = 108;
 
 struct Options {
   std::string collective = "all_reduce";
@@ -33,6 +39,8 @@ struct Options {
   std::string bytes = "1M", dtype = "float32", op = "sum", transport = "shm", profile_file, tune;
   uint32_t cpus = 0;
   bool deterministic = false;
+  bool device = false;
+  std::string machine;  // whose devices
   bool no_races = false;
   uint64_t race_budget = VerifyOptions{}.race_budget;
   std::string svg;
@@ -71,6 +79,12 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--tune", o.tune, "with --explain: rules, instead of TUTTI_TUNE");
   app.add_flag("--deterministic", o.deterministic,
                "with --explain: as under TUTTI_DETERMINISTIC=1");
+  app.add_flag("--device", o.device,
+               "with --explain: buffers on the GPUs of one host, rank r on GPU r; ranks beyond "
+               "their number share them");
+  app.add_option("--machine", o.machine,
+                 "with --device: NCCL's or hwloc's XML or a recorded machine (tutti topo --list), "
+                 "instead of TUTTI_TOPO or what is here");
   app.add_flag("--text", o.text, "print the plan as text");
   app.add_option("--svg", o.svg, "draw the plan into this file ('-': standard output)");
   app.add_flag("--verify", o.verify, "prove the plan right, or say what is wrong");
@@ -185,6 +199,22 @@ Result<Profile> profile_of(const std::string& file) {
   return profile ? std::move(profile) : Result<Profile>(profile.status().with_context(file));
 }
 
+DeviceWorld devices_of(const Options& o, Config config) {
+  if (!o.machine.empty()) config.topology = o.machine;
+  const std::string text = look_at_devices(config);
+  const std::vector<std::string> gpus = gpus_of(text);
+  DeviceWorld world;
+  world.ranks = o.request.ranks;
+  world.window = cuda::PeerWorld::default_shape(world.ranks);
+  world.blocks = config.gpu_blocks > 0 ? config.gpu_blocks : k_blocks;
+  if (gpus.empty()) return world;
+  std::vector<std::string> ids;
+  for (Rank r = 0; r < world.ranks; ++r) ids.push_back(gpus[r % gpus.size()]);
+  world.topology = device_topology(text, ids);
+  world.turns = static_cast<uint32_t>((world.ranks + gpus.size() - 1) / gpus.size());
+  return world;
+}
+
 int explain(const Options& o) {
   const Result<Config> config = Config::from_environment();
   if (!config) return fail(config.status().message());
@@ -198,8 +228,21 @@ int explain(const Options& o) {
   if (!profile) return fail(profile.status().message());
   Result<std::vector<TuneRule>> rules = parse_tune(o.tune.empty() ? config->tune : o.tune);
   if (!rules) return fail(rules.status().message());
+  const bool deterministic = o.deterministic || config->deterministic;
+  if (o.device) {
+    if (o.request.ranks > cuda::k_max_links)
+      return fail(fmt::format("--device: at most {} ranks", cuda::k_max_links));
+    DevicePlanner devices(devices_of(o, *config), std::move(*profile), std::move(*rules),
+                          deterministic);
+    const Result<std::string> text =
+        devices.explain({o.request.collective, *bytes / size_of(*dtype), *dtype, *op,
+                         o.request.root, o.request.in_place});
+    if (!text) return fail(text.status().message());
+    std::cout << *text;
+    return 0;
+  }
   Planner planner(placement_of(o, PeerIdentity::of_this_process(*config).cpus), std::move(*profile),
-                  std::move(*rules), o.deterministic || config->deterministic);
+                  std::move(*rules), deterministic);
   const Result<std::string> text =
       planner.explain({o.request.collective, *bytes, o.request.root, *dtype, *op});
   if (!text) return fail(text.status().message());

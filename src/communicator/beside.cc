@@ -22,11 +22,11 @@ uint32_t device_calls(uint64_t begun) { return static_cast<uint32_t>(begun >> k_
 // Whether number a comes after b; numbers may wrap.
 bool after(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b) > 0; }
 
-// How a rank tells its tally to the others.
-struct TallyOffer {
+// How a rank tells the others where memory is that they share.
+struct MemoryOffer {
   uint64_t process = 0;
   uint64_t transport = 0;                            // to peers; a hash of its name
-  const std::shared_ptr<CallTally>* here = nullptr;  // for ranks of the same process
+  const std::shared_ptr<std::byte>* here = nullptr;  // for ranks of the same process
   MemoryRef memory;                                  // for others
 };
 
@@ -42,6 +42,7 @@ Status Communicator::Impl::look(std::vector<Rank>* gone) {
     static_cast<void>(adopted_error());
     leave_call();
   }
+  tell_tallies();
   *gone = known_lost();
   return first_error();
 }
@@ -87,46 +88,93 @@ Status Communicator::Impl::gather_for_devices(const void* mine, void* all, size_
   return body();
 }
 
-Status Communicator::Impl::open_tallies(uint64_t process) {
+Result<std::vector<std::shared_ptr<std::byte>>> Communicator::Impl::share_memory(uint64_t process,
+                                                                                 size_t bytes) {
   // Without shared memory only ranks of this process see it.
-  void* memory = mem_alloc(sizeof(CallTally));
+  std::shared_ptr<std::byte> own;
+  auto* memory = static_cast<std::byte*>(mem_alloc(bytes));
   if (memory == nullptr) {
-    tally_ = std::make_shared<CallTally>();
+    own = std::shared_ptr<std::byte>(new std::byte[bytes], std::default_delete<std::byte[]>());
   } else {
-    tally_ = std::shared_ptr<CallTally>(
-        new (memory) CallTally, [](CallTally* tally) { static_cast<void>(mem_free(tally)); });
+    own = std::shared_ptr<std::byte>(memory, [](std::byte* p) { static_cast<void>(mem_free(p)); });
   }
-  TallyOffer mine{process, 0, &tally_, {}};
+  std::memset(own.get(), 0, bytes);
+  MemoryOffer mine{process, 0, &own, {}};
   const Rank any = rank_ == 0 ? 1 : 0;
   if (ranks_ > 1 && memory != nullptr) {
     Transport& transport = router_->transport(any);
     mine.transport = std::hash<std::string_view>()(transport.name());
     // Where it cannot be described, peers do without.
-    Result<MemoryRef> ref = transport.describe(tally_.get(), sizeof(CallTally));
+    Result<MemoryRef> ref = transport.describe(memory, bytes);
     if (ref)
       mine.memory = *ref;
     else
       mine.transport = 0;
   }
-  std::vector<TallyOffer> all(ranks_);
+  std::vector<MemoryOffer> all(ranks_);
   TUTTI_RETURN_IF_ERROR(gather_for_devices(&mine, all.data(), sizeof mine));
-  peer_tallies_.assign(ranks_, nullptr);
+  std::vector<std::shared_ptr<std::byte>> seen(ranks_);
+  seen[rank_] = own;
   for (Rank r = 0; r < ranks_; ++r) {
     if (r == rank_) continue;
     if (all[r].process == process) {
-      peer_tallies_[r] = *all[r].here;
+      seen[r] = *all[r].here;
       continue;
     }
     if (all[r].transport == 0 || all[r].transport != mine.transport) continue;
-    Result<void*> mapped = router_->transport(r).map(r, all[r].memory, sizeof(CallTally));
+    Result<void*> mapped = router_->transport(r).map(r, all[r].memory, bytes);
     // The transport keeps the mapping as long as it lives.
     if (mapped && *mapped != nullptr)
-      peer_tallies_[r] = {std::shared_ptr<void>(), static_cast<CallTally*>(*mapped)};
+      seen[r] = {std::shared_ptr<void>(), static_cast<std::byte*>(*mapped)};
   }
-  // No rank may give up its tally before the others have taken it.
+  // No rank may give up its memory before the others have taken it.
   char done = 0;
   std::vector<char> ignored(ranks_);
-  return gather_for_devices(&done, ignored.data(), 1);
+  TUTTI_RETURN_IF_ERROR(gather_for_devices(&done, ignored.data(), 1));
+  return seen;
+}
+
+// Zeroes are a tally.
+Status Communicator::Impl::open_tallies(uint64_t process) {
+  auto seen = share_memory(process, sizeof(CallTally));
+  if (!seen) return seen.status();
+  peer_tallies_.clear();
+  for (Rank r = 0; r < ranks_; ++r) {
+    const std::shared_ptr<std::byte>& memory = (*seen)[r];
+    if (memory == nullptr) {
+      heard_tallies_[r] = std::make_shared<CallTally>();
+      peer_tallies_.push_back(heard_tallies_[r]);
+    } else {
+      peer_tallies_.push_back({memory, reinterpret_cast<const CallTally*>(memory.get())});
+    }
+  }
+  tally_ = {(*seen)[rank_], reinterpret_cast<CallTally*>((*seen)[rank_].get())};
+  peer_tallies_[rank_] = nullptr;
+  return {};
+}
+
+// By letters, which cost connections: only ranks that wait write them, once a call. Any tally that
+// a rank ever had will do for a comparison.
+void Communicator::Impl::tell_tallies() {
+  if (!counting_.load(std::memory_order_acquire) || heard_tallies_.empty()) return;
+  const uint64_t mine[] = {tally_->begun.load(std::memory_order_acquire),
+                           tally_->device_kind.load(std::memory_order_relaxed),
+                           tally_->device_count.load(std::memory_order_relaxed)};
+  const bool news = told_tally_.exchange(mine[0]) != mine[0];
+  std::map<Rank, std::string> notes;
+  bootstrap_->consult([&](Council& council) {
+    if (news) council.note(std::string(reinterpret_cast<const char*>(mine), sizeof mine));
+    notes = council.notes();
+  });
+  for (const auto& [rank, text] : notes) {
+    const auto known = heard_tallies_.find(rank);
+    uint64_t theirs[3];
+    if (known == heard_tallies_.end() || text.size() != sizeof theirs) continue;
+    std::memcpy(theirs, text.data(), sizeof theirs);
+    known->second->device_kind.store(theirs[1], std::memory_order_relaxed);
+    known->second->device_count.store(theirs[2], std::memory_order_relaxed);
+    known->second->begun.store(theirs[0], std::memory_order_release);
+  }
 }
 
 CallRecord Communicator::Impl::device_record(const CallTally& tally) {

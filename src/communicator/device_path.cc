@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "src/base/hash.h"
+#include "src/communicator/device_links.h"
 #include "transports/shm/host.h"
 
 namespace tutti {
@@ -282,11 +283,20 @@ Status DevicePath::meet() {
     return duplicate_device(a, b);
   if (why.empty() && host_.ranks() > 1) {
     TUTTI_RETURN_IF_ERROR(impl.open_tallies(runtime_->identity()));
+    // Ranks that share a device run in ranges, between gates in memory that all of them see.
+    cuda::Gates::Pages pages;
+    if (const auto [a, b] = cuda::PeerWorld::sharing(members); a != b) {
+      auto shared = impl.share_memory(runtime_->identity(), cuda::Gates::page_bytes(host_.ranks()));
+      if (!shared) return shared.status();
+      pages = std::move(*shared);
+    }
     auto made = cuda::PeerWorld::make(*runtime_, **device, host_.rank(), members,
-                                      cuda::PeerWorld::default_shape(host_.ranks()), gather);
+                                      cuda::PeerWorld::default_shape(host_.ranks()), gather,
+                                      std::move(pages));
     if (!made && made.status().code() != Code::unsupported) return made.status();
     if (made) peers_ = std::move(*made);
     if (!made) why = made.status().message();
+    if (peers_ != nullptr) TUTTI_RETURN_IF_ERROR(make_planner(members, gather));
   }
   impl.count_calls(peers_ != nullptr);
   met_.store(true, std::memory_order_release);
@@ -295,8 +305,41 @@ Status DevicePath::meet() {
   return {};
 }
 
+// Of one host: rank 0 has looked for all.
+Status DevicePath::make_planner(const std::vector<cuda::PeerWorld::Member>& members,
+                                const cuda::PeerWorld::Gather& gather) {
+  const Communicator::Impl& impl = *host_.impl();
+  std::string seen = host_.rank() == 0 ? look_at_devices(impl.config()) : std::string();
+  uint64_t bytes = seen.size();
+  std::vector<uint64_t> sizes(host_.ranks());
+  TUTTI_RETURN_IF_ERROR(gather(&bytes, sizes.data(), sizeof bytes));
+  bytes = sizes[0];
+  std::string all(bytes * host_.ranks(), '\0');
+  seen.resize(bytes);
+  if (bytes > 0) TUTTI_RETURN_IF_ERROR(gather(seen.data(), all.data(), bytes));
+  std::vector<std::string> bus_ids;
+  DeviceWorld world;
+  for (const cuda::PeerWorld::Member& m : members) {
+    bus_ids.emplace_back(m.bus_id);
+    const auto here = std::count_if(members.begin(), members.end(), [&](const auto& other) {
+      return cuda::PeerWorld::share_device(m, other);
+    });
+    world.turns = std::max(world.turns, static_cast<uint32_t>(here));
+  }
+  world.ranks = host_.ranks();
+  world.topology = device_topology(all.substr(0, bytes), bus_ids);
+  world.window = peers_->shape();
+  world.blocks = peers_->blocks();
+  const Planner& planner = impl.planner();
+  planner_ = std::make_unique<DevicePlanner>(std::move(world), planner.profile(), planner.rules(),
+                                             planner.deterministic());
+  return {};
+}
+
 // Calls that have to wait for other ranks first: every rank of this process meets on the thread of
-// its host calls, and the last one to come enqueues for all.
+// its host calls, and the last one to come enqueues for all. A thread whose rank has come goes on
+// with host calls, which staged calls of other groups may need; its later Starts come behind this
+// one.
 class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start> {
  public:
   Start(std::shared_ptr<cuda::Runtime> runtime, std::vector<Task> tasks)
@@ -308,15 +351,15 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
   }
 
   Status run() {
+    for (const Member& m : members_) m.path().line_up(this);
     const Member* own = nullptr;  // this thread's; it meets here
-    for (const Member& m : members_) m.path().starting_.fetch_add(1);
     for (const Member& m : members_)
-      if (m.host->here()) {
+      if (m.host->here() && (waits_ || m.path().is_next(this))) {
         own = &m;
       } else {
         post(m);
       }
-    if (own != nullptr) arrive(*own->host, own->meets ? own->path().meet() : Status());
+    if (own != nullptr) arrive(own->meets ? own->path().meet() : Status());
     if (!waits_ && own == nullptr) return in_progress();
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done_; });
@@ -334,36 +377,57 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
   void post(const Member& member) {
     auto again = std::make_shared<bool>(false);
     member.host->post(
-        [member, again]() -> Status {
-          if (!member.meets) return {};
-          *again = !member.path().staging_->quiet();
+        [this, self = shared_from_this(), member, again]() -> Status {
+          const bool turn = member.path().is_next(this);
+          if (turn && !member.meets) return {};
+          *again = !turn || !member.path().staging_->quiet();
           if (!*again) return member.path().meet();
           std::this_thread::sleep_for(k_quiet_turn);
           return {};
         },
         [self = shared_from_this(), member, again](const Status& status) {
           if (status.ok() && *again) return self->post(member);
-          self->arrive(*member.host, status);
+          self->arrive(status);
+          self->stay(member);
         });
   }
 
-  // Keeps the thread until all is enqueued: later calls come behind.
-  void arrive(Host& host, const Status& status) {
-    std::unique_lock lock(mutex_);
-    if (outcome_.ok()) outcome_ = status;
-    if (--missing_ == 0) {
-      lock.unlock();
-      Status enqueued = outcome_.ok() ? launch_worlds(*runtime_, tasks_) : outcome_;
-      if (enqueued.ok()) enqueued = go(*runtime_, tasks_);
-      lock.lock();
-      outcome_ = std::move(enqueued);
-      tasks_.clear();
-      done_ = true;
-      changed_.notify_all();
+  void arrive(const Status& status) {
+    {
+      std::lock_guard lock(mutex_);
+      if (outcome_.ok()) outcome_ = status;
+      if (--missing_ > 0) return;
     }
-    changed_.wait(lock, [&] { return done_; });
-    host.device_path().starting_.fetch_sub(1);
-    if (!outcome_.ok() && !host.blocking()) host.add_async_error(outcome_);
+    finish();
+  }
+
+  // The communicator has work until all is enqueued: nobody destroys it.
+  void stay(const Member& member) {
+    if (done()) return;
+    member.host->post(
+        [self = shared_from_this()]() -> Status {
+          if (!self->done()) std::this_thread::sleep_for(k_quiet_turn);
+          return {};
+        },
+        [self = shared_from_this(), member](const Status&) { self->stay(member); });
+  }
+  bool done() {
+    std::lock_guard lock(mutex_);
+    return done_;
+  }
+
+  void finish() {
+    Status enqueued = outcome_.ok() ? launch_worlds(*runtime_, tasks_) : outcome_;
+    if (enqueued.ok()) enqueued = go(*runtime_, tasks_);
+    for (const Member& m : members_) {
+      m.path().step_out(this);
+      if (!enqueued.ok() && !m.host->blocking()) m.host->add_async_error(enqueued);
+    }
+    std::lock_guard lock(mutex_);
+    outcome_ = std::move(enqueued);
+    tasks_.clear();
+    done_ = true;
+    changed_.notify_all();
   }
 
   std::shared_ptr<cuda::Runtime> runtime_;
@@ -376,6 +440,23 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
   bool done_ = false;
   Status outcome_;
 };
+
+void DevicePath::line_up(const Start* start) {
+  std::lock_guard lock(starts_mutex_);
+  starts_.push_back(start);
+  starting_.fetch_add(1);
+}
+
+bool DevicePath::is_next(const Start* start) {
+  std::lock_guard lock(starts_mutex_);
+  return starts_.front() == start;
+}
+
+void DevicePath::step_out(const Start* start) {
+  std::lock_guard lock(starts_mutex_);
+  starts_.erase(std::find(starts_.begin(), starts_.end(), start));
+  starting_.fetch_sub(1);
+}
 
 bool DevicePath::in_place(const DeviceOperation& op) const {
   const auto* send = static_cast<const std::byte*>(op.send);
@@ -403,16 +484,14 @@ Result<cuda::PeerWorld::Call> DevicePath::peer_call(const DeviceOperation& op) {
   call.input = bytes.send > 0 ? op.send : nullptr;
   call.output = bytes.recv > 0 ? op.recv : nullptr;
 
-  const bool small = is_small_on_devices(op.collective, op.count * size_of(op.dtype));
   const Rank root = rooted(op.collective) ? op.root : 0;
   const bool here = bytes.send > 0 && bytes.recv > 0 && in_place(op);
-  PlanPtr& plan = plans_[{op.collective, root, small, here}];
-  if (plan == nullptr) {
-    Result<PlanPtr> made = device_plan({op.collective, host_.ranks(), root, small, here});
-    if (!made) return made.status();
-    plan = *made;
-  }
-  call.plan = plan;
+  Result<DevicePlanner::Chosen> chosen =
+      planner_->choose({op.collective, op.count, op.dtype, call.op, root, here});
+  if (!chosen) return chosen.status();
+  call.plan = chosen->plan;
+  call.wire = chosen->wire;
+  if (chosen->copy_first) call.copy_first = bytes.recv;
   call.signature = mix(mix(mix(1, op.count), root), static_cast<uint64_t>(op.collective) << 16 |
                                                         static_cast<uint64_t>(call.dtype) << 8 |
                                                         static_cast<uint64_t>(call.op));
@@ -468,7 +547,8 @@ void DevicePath::watch_loop() {
   while (!ending_) {
     watch_changed_.wait(lock, [&] { return ending_ || watching_; });
     while (watching_ && !ending_) {
-      watch_changed_.wait_for(lock, k_watch_turn, [&] { return ending_; });
+      const auto turn = peers_->needs_tending() ? k_quiet_turn : k_watch_turn;
+      watch_changed_.wait_for(lock, turn, [&] { return ending_; });
       if (ending_) return;
       lock.unlock();
       const bool goes_on = look();
@@ -479,12 +559,31 @@ void DevicePath::watch_loop() {
   }
 }
 
+namespace {
+
+// A peer that gave up a call had a reason, which it tells all ranks: better than that it left.
+Status reason_of(const Status& left, Communicator::Impl& impl, cuda::PeerWorld& peers) {
+  constexpr int k_turns = 10;
+  for (int turn = 0; turn < k_turns; ++turn) {
+    std::vector<Rank> gone;
+    if (Status told = impl.look(&gone); !told.ok()) return told;
+    peers.tend();
+    std::this_thread::sleep_for(k_watch_turn);
+  }
+  return left;
+}
+
+}  // namespace
+
 // One look at kernels and peers; false when there is nothing to look after.
 bool DevicePath::look() {
   Communicator::Impl& impl = *host_.impl();
   Rank culprit = host_.rank();
+  peers_->tend();
   Status status = peers_->error();
   if (status.ok() && !peers_->outstanding()) return false;
+  if (impl.broken() && peers_->needs_tending()) return peers_->outstanding();
+  if (status.code() == Code::remote_error) status = reason_of(status, impl, *peers_);
   std::vector<Rank> gone;
   if (status.ok()) status = impl.look(&gone);
   if (status.ok()) status = impl.contradiction(nullptr).value_or(Status());
@@ -499,7 +598,7 @@ bool DevicePath::look() {
   if (!impl.fail(status, culprit)) return true;  // at the next turn
   peers_->abort();
   host_.add_async_error(impl.first_error());
-  return false;
+  return peers_->needs_tending();
 }
 
 // --- staging

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -96,8 +97,13 @@ class DevicePath {
 
   Status open(const std::shared_ptr<cuda::Runtime>& runtime);
   Status check(const DeviceOperation& op) const;
+  void line_up(const Start* start);
+  bool is_next(const Start* start);
+  void step_out(const Start* start);
   bool must_meet(std::span<const DeviceOperation> operations) const;
   Status meet();
+  Status make_planner(const std::vector<cuda::PeerWorld::Member>& members,
+                      const cuda::PeerWorld::Gather& gather);
   static Status go(cuda::Runtime& runtime, std::vector<Task>& tasks);
   static std::vector<World> complete_worlds(std::vector<Task>& tasks);
   static Status check_devices(const World& world);
@@ -127,12 +133,14 @@ class DevicePath {
   std::shared_ptr<cuda::Runtime> runtime_;  // outlives the staging
   std::unique_ptr<cuda::Staging> staging_;
   cuda::LaunchLimits limits_;
-  bool shares_device_ = false;         // TUTTI_MULTI_RANK_GPU
-  std::string host_id_;                // TUTTI_HOST_ID
-  std::atomic<uint32_t> starting_{0};  // calls behind their callers
+  bool shares_device_ = false;  // TUTTI_MULTI_RANK_GPU
+  std::string host_id_;         // TUTTI_HOST_ID
+  std::mutex starts_mutex_;
+  std::deque<const Start*> starts_;    // calls behind their callers, in order
+  std::atomic<uint32_t> starting_{0};  // so many
   std::atomic<bool> met_{false};  // the ranks have told each other what devices they have; then:
   std::unique_ptr<cuda::PeerWorld> peers_;  // null: calls are staged
-  std::map<std::tuple<Collective, Rank, bool, bool>, PlanPtr> plans_;
+  std::unique_ptr<DevicePlanner> planner_;  // with peers_
 
   std::mutex watch_mutex_;
   std::condition_variable watch_changed_;

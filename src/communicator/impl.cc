@@ -368,6 +368,7 @@ void Communicator::Impl::block(Clock::duration timeout) {
 // A peer that is in the call of the same number, but another call, will never send what is
 // expected; nor will one that has left this call behind, once what it sent must have arrived.
 Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
+  tell_tallies();
   if (std::optional<Status> proof = contradiction(&record_)) return *proof;
   const std::optional<CallRecord> theirs = router_->transport(peer).peer_call(peer);
   if (!theirs || theirs->sequence < record_.sequence) return {};

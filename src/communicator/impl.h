@@ -81,6 +81,7 @@ class Communicator::Impl final : public Monitor {
   // The same on device buffers (device_rank.h).
   Status run_on_device(const DeviceOperation& operation);
   const Config& config() const { return config_; }
+  const Planner& planner() const { return *planner_; }
   // Whether the caller is the thread of asynchronous operations.
   bool on_worker() const {
     return worker_id_.load(std::memory_order_relaxed) == std::this_thread::get_id();
@@ -133,11 +134,16 @@ class Communicator::Impl final : public Monitor {
   Status lost_during_device_call(Rank peer) const;
   // Collective: an all_gather of int8 that is known for what it is to ranks that make another call.
   Status gather_for_devices(const void* mine, void* all, size_t bytes);
-  // Collective: ranks come to see each other's tallies. `process`: equal in ranks of one process.
+  // Collective: `bytes` of zeroed memory of every rank, by rank, as far as this one sees it (null:
+  // not at all). Mappings live as long as the transports. `process`: equal in ranks of one process.
+  Result<std::vector<std::shared_ptr<std::byte>>> share_memory(uint64_t process, size_t bytes);
+  // Collective: ranks come to see each other's tallies.
   Status open_tallies(uint64_t process);
   // From now on calls are counted, on all ranks.
   void count_calls(bool on) { counting_.store(on, std::memory_order_release); }
   void tally_device_call(const Call& call);
+  // Where ranks see no tally of some others, they tell each other theirs while they wait.
+  void tell_tallies();
   // Proof that another rank's buffers are not where this one's are, in words. `host_call`: the one
   // that the calling thread is in; null: it is in none.
   std::optional<Status> contradiction(const CallRecord* host_call) const;
@@ -297,7 +303,9 @@ class Communicator::Impl final : public Monitor {
   bool uncounted_ = false;                   // see Uncounted
   std::atomic<bool> counting_{false};
   std::shared_ptr<CallTally> tally_;
-  std::vector<std::shared_ptr<const CallTally>> peer_tallies_;  // null: not to be seen
+  std::vector<std::shared_ptr<const CallTally>> peer_tallies_;  // null: this rank's own
+  std::map<Rank, std::shared_ptr<CallTally>> heard_tallies_;    // of those that are not to be seen
+  std::atomic<uint64_t> told_tally_{0};                         // what the others have heard
 
   // Open group: point-to-point transfers, then collectives, in order.
   uint32_t group_depth_ = 0;

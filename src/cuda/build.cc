@@ -13,6 +13,8 @@ namespace {
 constexpr uint64_t k_least_chunk = 64;
 // What one chunk of a message needs in a slot: a worker's share is rounded up to a cache line.
 constexpr uint32_t k_least_slot = 128;
+// A worker more for so many bytes of a chunk.
+constexpr uint64_t k_worker_bytes = 16384;
 
 Status refuse(const Plan& plan, std::string why) {
   return Status(Code::unsupported,
@@ -296,6 +298,28 @@ Result<DeviceCut> cut_of(const PlanCall& call, const WindowShape& window) {
   return cut;
 }
 
+Result<DeviceCut> fit_cut(const PlanPtr& plan, uint64_t count, DType dtype,
+                          const WindowShape& window, uint32_t blocks, std::optional<Wire> wire) {
+  const uint32_t lanes = std::max<uint32_t>(1, plan->shape().lanes);
+  if (lanes > blocks)
+    return refuse(*plan, fmt::format("{} lanes, a launch may take {} blocks", lanes, blocks));
+  const uint32_t most = std::min(window.workers, blocks / lanes);
+  PlanCall call{plan, count, dtype, ReduceOp::sum, Wire::packets, 1};
+  for (; wire != Wire::slots && call.workers <= most; call.workers *= 2) {
+    Result<DeviceCut> packets = cut_of(call, window);
+    if (!packets && wire) return packets;
+    if (!packets) break;
+    if (packets->layout.rounds() == 1) return packets;
+  }
+  call.wire = wire.value_or(Wire::slots);
+  call.workers = most;
+  if (call.wire == Wire::slots) {
+    const uint64_t chunk = count * size_of(dtype) / std::max<uint32_t>(1, plan->shape().chunks);
+    call.workers = static_cast<uint32_t>(std::clamp<uint64_t>(chunk / k_worker_bytes, 1, most));
+  }
+  return cut_of(call, window);
+}
+
 uint64_t scratch_bound(const Plan& plan, const WindowShape& window) {
   const Shape& shape = plan.shape();
   uint64_t most = 0;
@@ -340,6 +364,17 @@ Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
   image.program = reinterpret_cast<uint64_t>(place) - base;
   image.bytes = packer.take();
   return image;
+}
+
+Status can_build(const PlanPtr& plan, const WindowShape& window) {
+  BuildRequest request;
+  request.plan = plan;
+  request.window = window;
+  // Addresses that nobody follows.
+  request.windows.assign(plan->shape().ranks, reinterpret_cast<std::byte*>(uint64_t{1} << 32));
+  for (; request.rank < plan->shape().ranks; ++request.rank)
+    TUTTI_RETURN_IF_ERROR(program_bytes(request).status());
+  return {};
 }
 
 Result<uint64_t> program_bytes(const BuildRequest& request) {

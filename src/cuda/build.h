@@ -3,6 +3,7 @@
 // order.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "src/cuda/window.h"
@@ -26,6 +27,10 @@ struct PlanCall {
 // Errors: unsupported when the plan needs more lanes, workers, messages in flight or room in slots
 // than windows have.
 Result<DeviceCut> cut_of(const PlanCall& call, const WindowShape& window);
+// The same where a launch may take `blocks` blocks: with as many workers as the call's size is worth,
+// and without a `wire` through packets while one round holds it, then slots. Errors: unsupported.
+Result<DeviceCut> fit_cut(const PlanPtr& plan, uint64_t count, DType dtype,
+                          const WindowShape& window, uint32_t blocks, std::optional<Wire> wire);
 // The most scratch that any call through packets or slots takes, at any size.
 uint64_t scratch_bound(const Plan& plan, const WindowShape& window);
 Operator operator_of(const PlanCall& call);
@@ -49,6 +54,8 @@ struct ProgramImage {
 // The image for the address `base`. Errors: unsupported when the plan needs more lanes, links or
 // operands than windows have.
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base);
+// Whether every rank's program can be built. Errors: those of build_program().
+Status can_build(const PlanPtr& plan, const WindowShape& window);
 // The bytes of that image, for allocation; the same for every base.
 Result<uint64_t> program_bytes(const BuildRequest& request);
 

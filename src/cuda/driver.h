@@ -43,7 +43,8 @@ struct StreamMemOp {
 };
 static_assert(sizeof(StreamMemOp) == 48);
 inline constexpr uint32_t k_wait_value_32 = 1, k_write_value_32 = 2;
-inline constexpr uint32_t k_wait_equal = 1;  // CU_STREAM_WAIT_VALUE_EQ
+// CU_STREAM_WAIT_VALUE_GEQ (cyclic: the difference is read as a signed number), _EQ
+inline constexpr uint32_t k_wait_at_least = 0, k_wait_equal = 1;
 
 // CUresult values that are told apart.
 inline constexpr int k_success = 0, k_out_of_memory = 2, k_no_device = 100, k_no_binary = 209,
@@ -110,6 +111,8 @@ inline constexpr int k_capture_global = 0, k_capture_thread_local = 1,
   F(memory_range, cuMemGetAddressRange_v2, (DevicePtr*, size_t*, DevicePtr))                 \
   F(host_alloc, cuMemHostAlloc, (void**, size_t, unsigned))                                  \
   F(host_free, cuMemFreeHost, (void*))                                                       \
+  F(host_register, cuMemHostRegister_v2, (void*, size_t, unsigned))                          \
+  F(host_unregister, cuMemHostUnregister, (void*))                                           \
   F(host_device_pointer, cuMemHostGetDevicePointer_v2, (DevicePtr*, void*, unsigned))        \
   F(copy, cuMemcpyAsync, (DevicePtr, DevicePtr, size_t, Stream))                             \
   F(copy_to_device, cuMemcpyHtoDAsync_v2, (DevicePtr, const void*, size_t, Stream))          \

@@ -45,12 +45,25 @@ class Worker {
         state_(state),
         block_(block) {}
 
-  TUTTI_HD void run() {
+  TUTTI_HD void run(const PlanRange& range) {
+    const auto lane = static_cast<uint32_t>(&lane_ - program_.lane);
+    Position at{}, end{cut_.layout.rounds(), 0};
+    bool alive = true;
+    if (!range.whole) {
+      at = range.begin[lane];
+      end = range.end[lane];
+      patience_ = k_long_wait;
+      alive = may_begin(range);
+    }
     if (lane_.action_count == 0) return;
     enter();
-    bool alive = true;
-    for (round_ = 0; alive && round_ < cut_.layout.rounds(); ++round_)
-      for (uint32_t i = 0; alive && i < lane_.action_count; ++i) alive = step(lane_.actions[i]);
+    round_ = at.round;
+    for (uint32_t i = at.action; alive && (round_ < end.round || i < end.action);) {
+      alive = step(lane_.actions[i]);
+      if (++i < lane_.action_count) continue;
+      i = 0;
+      ++round_;
+    }
     leave(alive);
   }
 
@@ -78,6 +91,18 @@ class Worker {
     });
     each(lane_.in_count, [&](uint32_t i) { state_.in[i] = lane_.in[i].counters[worker_]; });
     block_.sync();
+  }
+
+  // Ranges come one after the other on a stream: after one that failed, the others do nothing.
+  TUTTI_HD bool may_begin(const PlanRange& range) {
+    if (block_.any(Memory::load(&program_.control->abort) != 0)) return false;
+    bool alive = true;
+    if (range.gates != nullptr)
+      each(range.peers, [&](uint32_t peer) {
+        const uint64_t theirs = Memory::load(&range.gates[peer].signature);
+        alive = same_call(peer, theirs, call_.signature) && alive;
+      });
+    return !block_.any(!alive);
   }
 
   // A rank completes only when what its peers read of it has been read. One that gives up tells its
@@ -377,13 +402,15 @@ class Worker {
   TUTTI_HD bool arrived(const Link& link, uint64_t number) {
     const Inbox& inbox = link.inbox[worker_];
     if (cut_.wire == Wire::direct)
-      return await(link, &inbox.head, number) && same_call(link, inbox.signature, call_.signature);
+      return await(link, &inbox.head, number) &&
+             same_call(link.peer, inbox.signature, call_.signature);
     uint64_t theirs = 0;
     const auto here = [&] {
       theirs = Memory::load(tag_of(link, number));
       return theirs >> 32 == low(number);
     };
-    return poll(link, &inbox.left, here) && same_call(link, low(theirs), low(call_.signature)) &&
+    return poll(link, &inbox.left, here) &&
+           same_call(link.peer, low(theirs), low(call_.signature)) &&
            (cut_.wire == Wire::packets || await(link, &inbox.head, number));
   }
   // Each message has a tag, so that it can be told from what its place held before.
@@ -393,12 +420,16 @@ class Worker {
   TUTTI_HD uint64_t tag(uint64_t number) const { return number << 32 | low(call_.signature); }
   TUTTI_HD static uint64_t low(uint64_t word) { return word & 0xffffffff; }
 
-  TUTTI_HD bool same_call(const Link& link, uint64_t theirs, uint64_t ours) const {
+  TUTTI_HD bool same_call(uint32_t peer, uint64_t theirs, uint64_t ours) const {
     if (theirs == ours) return true;
     Memory::store(&program_.control->their_signature, theirs);
-    Memory::store(&program_.control->mismatch, uint64_t{link.peer} + 1);
+    Memory::store(&program_.control->mismatch, uint64_t{peer} + 1);
     Memory::store(&program_.control->abort, 1);
     return false;
+  }
+  TUTTI_HD void note_left(const Link& link) const {
+    Memory::store(&program_.control->left, uint64_t{link.peer} + 1);
+    Memory::store(&program_.control->abort, 1);
   }
 
   TUTTI_HD bool await(const Link& link, const uint64_t* flag, uint64_t number) const {
@@ -424,7 +455,8 @@ class Worker {
     return poll(link, &link.inbox[worker_].left, here);
   }
 
-  // Until `done`; false when the host said to leave, or the peer has left without it.
+  // Until `done`; false when the host said to leave, or the peer has left without it. A range waits
+  // for no peer: what is not there soon will not come.
   template <class Done>
   TUTTI_HD bool poll(const Link& link, const uint64_t* left, Done&& done) const {
     for (uint32_t turn = 1;; ++turn) {
@@ -436,10 +468,11 @@ class Worker {
           Memory::store(&program_.control->awaited, uint64_t{link.peer} + 1);
         // What a peer did before it left is done.
         if (const uint64_t gone = Memory::acquire(left); gone != 0 && !done()) {
-          if (same_call(link, low(gone), low(call_.signature))) {
-            Memory::store(&program_.control->left, uint64_t{link.peer} + 1);
-            Memory::store(&program_.control->abort, 1);
-          }
+          if (same_call(link.peer, low(gone), low(call_.signature))) note_left(link);
+          return false;
+        }
+        if (patience_ != 0 && turn >= patience_ && link.ack != nullptr) {
+          note_left(link);
           return false;
         }
       }
@@ -510,6 +543,7 @@ class Worker {
   Operator op_;
   uint32_t worker_;
   uint32_t round_ = 0;
+  uint32_t patience_ = 0;  // polls for a peer; 0: without end
   BlockState& state_;
   mutable Block block_;
 };

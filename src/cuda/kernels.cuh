@@ -44,7 +44,7 @@ __device__ void plan_kernel(const PlanLaunch& launch) {
   const DeviceCall& call = launch.calls[lane_of / launch.lanes];
   Worker<kType, kFamily, DeviceMemory, DeviceBlock>(launch.cut, call, launch.op, lane_of % launch.lanes,
                                                     worker, state, DeviceBlock())
-      .run();
+      .run(launch.range);
 }
 
 // grid.y: ranks here times jobs per rank.

@@ -13,6 +13,7 @@ struct PlanLaunch {
   uint32_t lanes;
   Operator op;
   DeviceCut cut;
+  PlanRange range;
   DeviceCall calls[k_max_grid_ranks];
 };
 // What every device takes as arguments of a kernel.

@@ -14,8 +14,6 @@ namespace {
 constexpr uint64_t k_alignment = 256;
 constexpr uint64_t k_arena_bytes = uint64_t{4} << 20;
 constexpr uint64_t k_slots_bytes = uint64_t{32} << 20;  // of a window, about
-// A worker more for so many bytes of a chunk.
-constexpr uint64_t k_worker_bytes = 16384;
 // For acks that are under way when a communicator ends.
 constexpr auto k_patience = std::chrono::milliseconds(200);
 
@@ -50,6 +48,10 @@ Status count_vote(Rank rank, const Vote& vote) {
 
 }  // namespace
 
+bool PeerWorld::share_device(const Member& a, const Member& b) {
+  return a.host == b.host && std::memcmp(&a.uuid, &b.uuid, sizeof(DeviceUuid)) == 0;
+}
+
 PeerWorld::Member PeerWorld::describe(const Runtime& runtime, const Device& device, uint64_t host,
                                       uint32_t blocks) {
   Member m;
@@ -57,6 +59,7 @@ PeerWorld::Member PeerWorld::describe(const Runtime& runtime, const Device& devi
   m.process = runtime.identity();
   m.uuid = device.uuid();
   m.ordinal = device.ordinal();
+  std::strncpy(m.bus_id, runtime.bus_id(device.ordinal()).c_str(), sizeof m.bus_id - 1);
   if (device.cooperative())
     m.blocks = blocks == 0 ? device.multiprocessors() : std::min(blocks, device.multiprocessors());
   return m;
@@ -65,7 +68,7 @@ PeerWorld::Member PeerWorld::describe(const Runtime& runtime, const Device& devi
 std::pair<Rank, Rank> PeerWorld::sharing(const std::vector<Member>& members) {
   for (Rank a = 0; a < members.size(); ++a)
     for (Rank b = a + 1; b < members.size(); ++b)
-      if (std::memcmp(&members[a].uuid, &members[b].uuid, sizeof(DeviceUuid)) == 0) return {a, b};
+      if (share_device(members[a], members[b])) return {a, b};
   return {0, 0};
 }
 
@@ -78,14 +81,17 @@ std::string PeerWorld::obstacle(const std::vector<Member>& members) {
     if (members[r].blocks == 0)
       return fmt::format("the device of rank {} runs no cooperative grids", r);
   }
-  const auto [a, b] = sharing(members);
-  return a == b ? "" : fmt::format("rank {} and rank {} share a device", a, b);
+  for (Rank a = 0; a < members.size(); ++a)
+    for (Rank b = a + 1; b < members.size(); ++b)
+      if (share_device(members[a], members[b]) && members[a].process == members[b].process)
+        return fmt::format("rank {} and rank {} of one process share a device", a, b);
+  return "";
 }
 
 WindowShape PeerWorld::default_shape(uint32_t ranks) {
   WindowShape shape;
   shape.ranks = ranks;
-  shape.lanes = 1;
+  shape.lanes = k_max_range_lanes;
   shape.workers = 16;
   shape.depth = 4;
   shape.packet_bytes = 4096;
@@ -97,11 +103,13 @@ WindowShape PeerWorld::default_shape(uint32_t ranks) {
 
 Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& device, Rank rank,
                                                    const std::vector<Member>& members,
-                                                   const WindowShape& shape, const Gather& gather) {
+                                                   const WindowShape& shape, const Gather& gather,
+                                                   Gates::Pages pages) {
   uint32_t blocks = members[0].blocks;
   for (const Member& m : members) blocks = std::min(blocks, m.blocks);
   std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, blocks));
   world->shape_.ranks = static_cast<uint32_t>(members.size());
+  world->pages_ = std::move(pages);
   // Whatever fails here, the others are told: they must not wait for this rank, nor go another way
   // than it.
   Offer mine;
@@ -126,6 +134,11 @@ Status PeerWorld::open_own() {
   if (!control) return control.status();
   control_ = std::move(*control);
   std::memset(control_->data(), 0, sizeof(Control));
+  if (!pages_.empty()) {
+    auto gates = Gates::open(runtime_, device_, rank_, std::move(pages_));
+    if (!gates) return gates.status();
+    gates_ = std::move(*gates);
+  }
   Result<Event> event = device_.take_event();
   if (!event) return event.status();
   last_ = *event;
@@ -189,8 +202,13 @@ bool PeerWorld::quiet() const {
 
 void PeerWorld::drain() {
   if (!launched_) return;
-  Scope scope(runtime_.driver(), device_.context());
-  static_cast<void>(runtime_.driver().event_synchronize(last_));
+  const Driver& driver = runtime_.driver();
+  Scope scope(driver, device_.context());
+  while (needs_tending() && driver.event_query(last_) == k_not_ready) {
+    tend();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  static_cast<void>(driver.event_synchronize(last_));
 }
 
 // Asked while other threads capture, whatever their mode.
@@ -204,6 +222,7 @@ bool PeerWorld::outstanding() const {
 }
 
 std::optional<Rank> PeerWorld::take_awaited() {
+  if (gates_ != nullptr) return gates_->awaited();
   const uint64_t peer = std::atomic_ref<uint64_t>(control()->awaited).exchange(0);
   return peer == 0 ? std::nullopt : std::optional<Rank>(static_cast<Rank>(peer - 1));
 }
@@ -249,29 +268,17 @@ Status PeerWorld::prepare(const PlanPtr& plan) {
   Result<ProgramImage> image = build_program(request, base);
   if (!image) return image.status();
   TUTTI_RETURN_IF_ERROR(place->memory->write(place->offset, image->bytes));
-  programs_[plan.get()] = {plan, reinterpret_cast<const DeviceProgram*>(base + image->program)};
+  Program& program = programs_[plan.get()];
+  program = {plan, reinterpret_cast<const DeviceProgram*>(base + image->program), {}};
+  if (gates_ != nullptr) program.ranges.emplace(plan, rank_, shape_);
   return {};
 }
 
 // --- calls
 
-Result<DeviceCut> PeerWorld::cut(const PlanPtr& plan, uint64_t count, DType dtype) const {
-  const uint32_t lanes = std::max<uint32_t>(1, plan->shape().lanes);
-  if (lanes > blocks_)
-    return Status(Code::unsupported,
-                  fmt::format("plan {} has {} lanes, a launch may take {} blocks",
-                              plan->algorithm(), lanes, blocks_));
-  const uint32_t most = std::min(shape_.workers, blocks_ / lanes);
-  PlanCall call{plan, count, dtype, ReduceOp::sum, Wire::packets, 1};
-  for (; call.workers <= most; call.workers *= 2) {
-    Result<DeviceCut> packets = cut_of(call, shape_);
-    if (!packets) break;
-    if (packets->layout.rounds() == 1) return packets;
-  }
-  const uint64_t chunk = count * size_of(dtype) / std::max<uint32_t>(1, plan->shape().chunks);
-  call.wire = Wire::slots;
-  call.workers = static_cast<uint32_t>(std::clamp<uint64_t>(chunk / k_worker_bytes, 1, most));
-  return cut_of(call, shape_);
+Result<DeviceCut> PeerWorld::cut(const PlanPtr& plan, uint64_t count, DType dtype,
+                                 std::optional<Wire> wire) const {
+  return fit_cut(plan, count, dtype, shape_, blocks_, wire);
 }
 
 // Calls share windows: one ends before the next begins, on whatever streams they are.
@@ -283,8 +290,9 @@ Status PeerWorld::follow_last(Stream stream, bool capturing) {
 
 Status PeerWorld::launch(const Call& call, Stream stream) {
   TUTTI_RETURN_IF_ERROR(error());
+  TUTTI_RETURN_IF_ERROR(half_enqueued_);
   TUTTI_RETURN_IF_ERROR(prepare(call.plan));
-  Result<DeviceCut> cut = this->cut(call.plan, call.count, call.dtype);
+  Result<DeviceCut> cut = this->cut(call.plan, call.count, call.dtype, call.wire);
   if (!cut) return cut.status();
   Result<Function> function = device_.function(Kernel::plan, call.dtype, family_of(call.op));
   if (!function) return function.status();
@@ -294,7 +302,8 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   launch.lanes = call.plan->shape().lanes;
   launch.op = operator_of({call.plan, call.count, call.dtype, call.op, cut->wire, cut->workers});
   launch.cut = *cut;
-  launch.calls[0].program = programs_[call.plan.get()].address;
+  Program& program = programs_[call.plan.get()];
+  launch.calls[0].program = program.address;
   launch.calls[0].buffers.base[static_cast<int>(Buffer::input)] =
       static_cast<std::byte*>(const_cast<void*>(call.input));
   launch.calls[0].buffers.base[static_cast<int>(Buffer::output)] =
@@ -306,23 +315,83 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   Scope scope(driver, device_.context());
   TUTTI_RETURN_IF_ERROR(scope.status());
   TUTTI_RETURN_IF_ERROR(follow_last(stream, *capturing));
-  void* parameters[] = {&launch};
-  TUTTI_RETURN_IF_ERROR(
-      driver.check(driver.launch_cooperative(*function, launch.lanes * cut->workers, 1, 1,
-                                             k_block_threads, 1, 1, 0, stream, parameters),
-                   "cuLaunchCooperativeKernel"));
+  if (call.copy_first > 0) {
+    std::byte** base = launch.calls[0].buffers.base;
+    const auto address = [&](Buffer b) {
+      return reinterpret_cast<DevicePtr>(base[static_cast<int>(b)]);
+    };
+    TUTTI_RETURN_IF_ERROR(driver.check(
+        driver.copy(address(Buffer::output), address(Buffer::input), call.copy_first, stream),
+        "cuMemcpyAsync"));
+    base[static_cast<int>(Buffer::input)] = base[static_cast<int>(Buffer::output)];
+  }
+  const Status status = gates_ == nullptr ? run_grid(*function, launch, stream)
+                                          : run_ranges(*function, launch, program, stream);
+  if (!status.ok() && half_enqueued_.ok()) return status;
   if (*capturing) {
     captured_ = true;
-    return {};
+    return status;
   }
   TUTTI_RETURN_IF_ERROR(driver.check(driver.event_record(last_, stream), "cuEventRecord"));
   last_stream_ = stream;
   launched_ = true;
-  return {};
+  return status;
+}
+
+Status PeerWorld::run_grid(Function function, PlanLaunch& launch, Stream stream) {
+  void* parameters[] = {&launch};
+  return runtime_.driver().check(
+      runtime_.driver().launch_cooperative(function, launch.lanes * launch.cut.workers, 1, 1,
+                                           k_block_threads, 1, 1, 0, stream, parameters),
+      "cuLaunchCooperativeKernel");
+}
+
+Status PeerWorld::run_ranges(Function function, PlanLaunch& launch, Program& program,
+                             Stream stream) {
+  const uint32_t rounds = launch.cut.layout.rounds();
+  const uint64_t signature = launch.calls[0].signature;
+  Result<uint32_t> count = program.ranges->count(rounds);
+  if (!count) return count.status();
+  uint32_t number = 0;
+  bool begun = false;
+  Status status = program.ranges->each(rounds, [&](const Range& range) -> Status {
+    launch.range = range.part;
+    // Everyone has said by now which call it makes.
+    const bool compares = number == 1;
+    if (compares) {
+      launch.range.gates = gates_->entries();
+      launch.range.peers = gates_->ranks();
+    }
+    if (compares || !range.empty) TUTTI_RETURN_IF_ERROR(run_grid(function, launch, stream));
+    begun = true;
+    return gates_->pass(stream, ++number, *count, signature);
+  });
+  if (status.ok() || !begun) return status;
+  // The others must not wait for the rest.
+  half_enqueued_ = status;
+  this->abort();
+  return status;
 }
 
 void PeerWorld::abort() {
   std::atomic_ref<uint64_t>(control()->abort).store(1, std::memory_order_release);
+  if (gates_ == nullptr) return;
+  gates_->leave();
+  gates_->open();
+}
+
+bool PeerWorld::needs_tending() const {
+  return gates_ != nullptr &&
+         std::atomic_ref<uint64_t>(control()->abort).load(std::memory_order_acquire) != 0;
+}
+
+void PeerWorld::tend() {
+  if (gates_ == nullptr) return;
+  if (const std::optional<Rank> peer = gates_->awaits_in_vain(); peer && !needs_tending()) {
+    std::atomic_ref<uint64_t>(control()->left).store(uint64_t{*peer} + 1);
+    this->abort();
+  }
+  if (needs_tending()) gates_->open();
 }
 
 Status PeerWorld::error() const {

@@ -2,8 +2,11 @@
 // peers (of this process, or of another one through CUDA IPC), and launches of the plan
 // interpreter, one grid per rank.
 //
-// A grid waits for those of its peers, which run at the same time because they run elsewhere. Ranks
-// that share a device have no such promise; they are refused here and go another way.
+// A grid waits for those of its peers, which run at the same time because they run elsewhere. Where
+// ranks of several processes share a device, which takes their grids one after the other, a call is
+// a series of launches that wait for nobody, with gates between them (ranges.h, gates.h). Ranks of
+// one process on one device go another way: their streams may share a queue of the device, where
+// one that waits keeps back the other that it waits for.
 //
 // Data crosses in the windows (packets, slots): peers never see the buffers of a call, so these
 // need neither registration nor mapping. A plan's form that holds for two different buffers holds
@@ -19,7 +22,8 @@
 #include <string>
 #include <vector>
 
-#include "src/cuda/build.h"
+#include "src/cuda/gates.h"
+#include "src/cuda/ranges.h"
 #include "src/cuda/window_store.h"
 
 namespace tutti::cuda {
@@ -31,8 +35,10 @@ class PeerWorld {
 
   // What ranks tell each other.
   struct Member {
-    uint64_t host = 0;     // equal: one machine
-    uint64_t process = 0;  // equal: one Runtime
+    static constexpr size_t k_bus_id = 16;
+    char bus_id[k_bus_id] = {};  // "0000:07:00.0"; empty: not known
+    uint64_t host = 0;           // equal: one machine
+    uint64_t process = 0;        // equal: one Runtime
     DeviceUuid uuid{};
     int32_t ordinal = 0;
     uint32_t blocks =
@@ -45,14 +51,16 @@ class PeerWorld {
   static std::string obstacle(const std::vector<Member>& members);
   // The first two ranks on one device; none: {0, 0}.
   static std::pair<Rank, Rank> sharing(const std::vector<Member>& members);
+  static bool share_device(const Member& a, const Member& b);
 
   // The windows that `make` uses where it is not told otherwise.
   static WindowShape default_shape(uint32_t ranks);
-  // Collective. Errors: unsupported, on every rank alike, naming the rank that could not and why;
-  // those of `gather`.
+  // Collective. `pages`: where some ranks share a device, memory that all see (gates.h). Errors:
+  // unsupported, on every rank alike, naming the rank that could not and why; those of `gather`.
   static Result<std::unique_ptr<PeerWorld>> make(Runtime& runtime, Device& device, Rank rank,
                                                  const std::vector<Member>& members,
-                                                 const WindowShape& shape, const Gather& gather);
+                                                 const WindowShape& shape, const Gather& gather,
+                                                 Gates::Pages pages = {});
   // Waits for the streams to pass what was launched.
   ~PeerWorld();
   PeerWorld(const PeerWorld&) = delete;
@@ -65,8 +73,11 @@ class PeerWorld {
     ReduceOp op = ReduceOp::sum;
     const void* input = nullptr;  // null where the rank has none
     void* output = nullptr;
-    uint64_t signature = 0;  // equal on ranks that make the same call
-    Factor factor{};         // of premul_sum
+    uint64_t signature = 0;         // equal on ranks that make the same call
+    Factor factor{};                // of premul_sum
+    std::optional<Wire> wire = {};  // packets or slots; none: by size
+    // Bytes of the input that become the output's before the plan runs, in place.
+    uint64_t copy_first = 0;
   };
   // Puts the plan's program on the device. A thread that drives several ranks prepares them all
   // before it launches any: memory may not be had while a grid waits for its peers.
@@ -75,12 +86,20 @@ class PeerWorld {
   // whatever streams (captured ones: as their graphs are launched). Errors: unsupported (the plan),
   // device_error, error().
   Status launch(const Call& call, Stream stream);
-  // How launch() cuts a call: packets while one round holds it, then slots.
-  Result<DeviceCut> cut(const PlanPtr& plan, uint64_t count, DType dtype) const;
+  // How launch() cuts a call (fit_cut()).
+  Result<DeviceCut> cut(const PlanPtr& plan, uint64_t count, DType dtype,
+                        std::optional<Wire> wire = {}) const;
+  const WindowShape& shape() const { return shape_; }
+  uint32_t blocks() const { return blocks_; }
 
   // Every grid, also a later one, leaves as soon as it looks, and so do the peers' that wait for
   // it. From any thread.
   void abort();
+  // Where calls run in ranges, to be called now and then while some are outstanding: sees who gave
+  // up, and after an abort or error ends the streams' waits. From any thread.
+  void tend();
+  // Whether calls run in ranges that were given up: streams may need tend() to pass.
+  bool needs_tending() const;
   // ok; invalid_usage: which peer made another call; remote_error: which peer gave one up. From any
   // thread.
   Status error() const;
@@ -95,6 +114,7 @@ class PeerWorld {
   struct Program {
     PlanPtr plan;
     const DeviceProgram* address = nullptr;
+    std::optional<RangeBook> ranges;
   };
   struct Place {
     Allocation* memory = nullptr;
@@ -108,6 +128,8 @@ class PeerWorld {
   Result<Place> reserve(uint64_t bytes);
   Status ensure_scratch(uint64_t bytes);
   Status follow_last(Stream stream, bool capturing);
+  Status run_grid(Function function, PlanLaunch& launch, Stream stream);
+  Status run_ranges(Function function, PlanLaunch& launch, Program& program, Stream stream);
   bool quiet() const;
   Control* control() const { return reinterpret_cast<Control*>(control_->data()); }
 
@@ -119,6 +141,9 @@ class PeerWorld {
   std::unique_ptr<WindowStore::Window> window_;
   std::vector<std::byte*> windows_;  // of every rank, as the device addresses them
   std::unique_ptr<Allocation> control_;
+  Gates::Pages pages_;                               // until they are
+  std::unique_ptr<Gates> gates_;                     // null: grids wait for each other
+  Status half_enqueued_;                             // why a call's ranges ended early
   std::vector<std::unique_ptr<Allocation>> arenas_;  // programs and scratch
   uint64_t arena_used_ = 0, arena_bytes_ = 0;        // of the last one
   std::byte* scratch_ = nullptr;  // of all programs: they run one after the other

@@ -112,6 +112,31 @@ struct Control {
   uint64_t awaited = 0;  // 1 + a peer that a worker has waited for for long
 };
 
+// What one rank's stream writes into another's gates (gates.h), in memory of the host.
+struct alignas(64) Gate {
+  uint32_t reached[2];  // how far the writer has come, in either set
+  uint64_t signature;   // of its call; written before the first number of a call
+  uint32_t left;        // not zero: the writer gave up
+};
+static_assert(sizeof(Gate) == 64);
+
+// A place in a lane's run: action `action` of round `round` is the next one.
+struct Position {
+  uint32_t round = 0;
+  uint32_t action = 0;
+  bool operator==(const Position&) const = default;
+};
+inline constexpr uint32_t k_max_range_lanes = 4;
+// The part of a call that a launch runs: all of it, waiting for peers where it has to; or a range
+// for which everything is there before it starts (ranges.h), so that it never waits for a peer.
+struct PlanRange {
+  bool whole = true;
+  Position begin[k_max_range_lanes], end[k_max_range_lanes];  // by lane
+  // Not null: the peers' gates, `peers` of them, whose signatures must be that of this call.
+  const Gate* gates = nullptr;
+  uint32_t peers = 0;
+};
+
 struct DeviceProgram {
   uint32_t lanes = 0;
   uint32_t depth = 1;  // messages in flight per link (packets, slots)

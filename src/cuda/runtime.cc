@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 
+#include "src/cuda/allocation.h"
 #include "src/cuda/window_store.h"
 
 namespace tutti::cuda {
@@ -152,10 +154,16 @@ Status Device::reach(const Device& other) {
 
 // --- Runtime
 
+struct Runtime::Registrations {
+  std::mutex mutex;
+  std::map<void*, int> holders;
+};
+
 Runtime::Runtime(std::shared_ptr<const Driver> driver, Images images)
     : driver_(std::move(driver)),
       images_(images),
       identity_(uint64_t{std::random_device()()} << 32 | std::random_device()()),
+      registrations_(std::make_shared<Registrations>()),
       windows_(std::make_unique<WindowStore>(*this)) {}
 
 Runtime::~Runtime() = default;
@@ -285,6 +293,29 @@ Status Runtime::follow(Stream stream, Stream other) const {
     status = driver_->check(driver_->stream_wait_event(stream, event, 0), "cuStreamWaitEvent");
   driver_->event_destroy(event);
   return status;
+}
+
+Result<std::shared_ptr<const void>> Runtime::register_memory(void* memory, size_t bytes,
+                                                             Device& device) {
+  std::lock_guard lock(registrations_->mutex);
+  int& holders = registrations_->holders[memory];
+  if (holders == 0) {
+    Scope scope(*driver_, device.context());
+    TUTTI_RETURN_IF_ERROR(scope.status());
+    RelaxedCapture relaxed(*driver_);
+    TUTTI_RETURN_IF_ERROR(
+        driver_->check(driver_->host_register(memory, bytes, k_host_portable | k_host_mapped),
+                       "cuMemHostRegister"));
+  }
+  ++holders;
+  return std::shared_ptr<const void>(memory, [driver = driver_, all = registrations_, memory,
+                                              context = device.context()](const void*) {
+    std::lock_guard last(all->mutex);
+    if (--all->holders[memory] > 0) return;
+    all->holders.erase(memory);
+    Scope scope(*driver, context);
+    driver->host_unregister(memory);
+  });
 }
 
 Result<bool> Runtime::capturing(Stream stream) const {

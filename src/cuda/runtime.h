@@ -116,6 +116,9 @@ class Runtime {
   // ok when the stream (null: the default one) belongs to the device's primary context.
   Status check_stream(Stream stream, Device& device) const;
   Result<bool> capturing(Stream stream) const;
+  // Host memory that devices of this process reach for as long as somebody keeps what is returned.
+  // Errors: device_error.
+  Result<std::shared_ptr<const void>> register_memory(void* memory, size_t bytes, Device& device);
   // What is enqueued on `stream` from now on comes after what is on `other` now. A default stream
   // is that of the other's context, or of the current one. Errors: device_error.
   Status follow(Stream stream, Stream other) const;
@@ -127,7 +130,9 @@ class Runtime {
   uint64_t identity_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Device>> devices_;  // null until opened
-  std::unique_ptr<WindowStore> windows_;          // before the devices it is on
+  struct Registrations;
+  std::shared_ptr<Registrations> registrations_;
+  std::unique_ptr<WindowStore> windows_;  // before the devices it is on
 };
 
 }  // namespace tutti::cuda

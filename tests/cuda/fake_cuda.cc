@@ -1,6 +1,7 @@
 #include "tests/cuda/fake_cuda.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -25,6 +26,9 @@ constexpr bool k_one_mapping = false;
 // Device memory shares no page with the host's.
 constexpr std::align_val_t k_page{4096};
 thread_local std::vector<Context> t_contexts;
+
+// Of the GPUs of topology/machines/dgx-a100.xml.
+constexpr int k_buses[] = {0x07, 0x0f, 0x47, 0x4e, 0x87, 0x90, 0xb7, 0xbd};
 
 // What an IPC handle holds.
 struct FakeHandle {
@@ -66,11 +70,29 @@ void run_plan(const FakeFunction& f, const PlanLaunch& launch, unsigned blocks) 
         Worker<kType, kFamily, HostMemory, HostBlock>(
             launch.cut, launch.calls[lane_of / launch.lanes], launch.op, lane_of % launch.lanes,
             worker, state, HostBlock(barrier, 0))
-            .run();
+            .run(launch.range);
       });
     });
   for (std::thread& t : threads) t.join();
 }
+
+// A device's time while it runs a grid, see FakeCuda::time_slices.
+class TimeSlice {
+ public:
+  TimeSlice(const std::string& path, int device) {
+    if (path.empty()) return;
+    file_ = ::open((path + std::to_string(device)).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    ::flock(file_, LOCK_EX);
+  }
+  ~TimeSlice() {
+    if (file_ >= 0) ::close(file_);
+  }
+  TimeSlice(const TimeSlice&) = delete;
+  TimeSlice& operator=(const TimeSlice&) = delete;
+
+ private:
+  int file_ = -1;
+};
 
 }  // namespace
 
@@ -107,7 +129,7 @@ struct FakeApi {
   }
   static int device_attribute(int* value, int attribute, int device) {
     *value = attribute == k_multiprocessors    ? fake().multiprocessors
-             : attribute == k_pci_bus          ? device + 1
+             : attribute == k_pci_bus          ? k_buses[device % 8]
              : attribute == k_pci_device       ? 0
              : attribute == k_pci_domain       ? 0
              : attribute == k_capability_major ? fake().capability / 10
@@ -191,7 +213,12 @@ struct FakeApi {
         if (op.operation == k_write_value_32) {
           word.store(static_cast<uint32_t>(op.value));
         } else {
-          while (word.load() != op.value) std::this_thread::yield();
+          const auto passes = [&] {
+            const uint32_t difference = word.load() - static_cast<uint32_t>(op.value);
+            return op.flags == k_wait_equal ? difference == 0
+                                            : static_cast<int32_t>(difference) >= 0;
+          };
+          while (!passes()) HostMemory::pause();
         }
       }
     });
@@ -320,6 +347,16 @@ struct FakeApi {
   }
   static int host_free(void* p) {
     fake().free(p);
+    return 0;
+  }
+  static int host_register(void*, size_t, unsigned) {
+    ENTER("cuMemHostRegister");
+    fake().count(fake().registered);
+    return 0;
+  }
+  static int host_unregister(void*) {
+    std::lock_guard lock(fake().mutex_);
+    --fake().registered;
     return 0;
   }
   static int host_device_pointer(DevicePtr* out, void* p, unsigned) {
@@ -453,9 +490,11 @@ struct FakeApi {
                     unsigned, Stream s, void** parameters, void**) {
     ENTER("cuLaunchKernel");
     fake().count(fake().kernels, x * y);
-    fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f),
-                       call = *static_cast<DirectCall*>(parameters[0]), x,
-                       y] { run_direct(function, call, x, y); });
+    fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f), device = fake().device_of(s),
+                       call = *static_cast<DirectCall*>(parameters[0]), x, y] {
+      const TimeSlice slice(fake().time_slices, device);
+      run_direct(function, call, x, y);
+    });
     return 0;
   }
   static int launch_cooperative(Function f, unsigned x, unsigned, unsigned, unsigned, unsigned,
@@ -464,9 +503,11 @@ struct FakeApi {
     if (static_cast<int>(x) > fake().multiprocessors * fake().blocks_per_multiprocessor)
       return k_too_large;
     fake().count(fake().cooperative, x);
-    fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f),
-                       launch = *static_cast<PlanLaunch*>(parameters[0]),
-                       x] { run_plan(function, launch, x); });
+    fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f), device = fake().device_of(s),
+                       launch = *static_cast<PlanLaunch*>(parameters[0]), x] {
+      const TimeSlice slice(fake().time_slices, device);
+      run_plan(function, launch, x);
+    });
     return 0;
   }
   static int launch_host(Stream s, HostFunction function, void* data) {
@@ -551,6 +592,11 @@ FakeCuda::FakeStream* FakeCuda::of(Stream stream) {
   FakeStream*& known = default_streams_[device];
   if (known == nullptr) known = start(device);
   return known;
+}
+
+int FakeCuda::device_of(Stream stream) {
+  std::lock_guard lock(mutex_);
+  return of(stream)->device;
 }
 
 void FakeCuda::enqueue(Stream stream, Work work) {

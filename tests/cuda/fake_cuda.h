@@ -55,8 +55,12 @@ class FakeCuda {
   bool peers_reach = true;
   // Device memory from now on can be mapped again, here and in other processes, at other addresses.
   bool shared_memory = false;
-  // Counts of what was launched.
-  int kernels = 0, cooperative = 0, engine_copies = 0, mappings = 0;
+  // Not empty: a device runs one grid at a time, from its first block's beginning to its last one's
+  // end, among all fakes of all processes that give the same path: a grid that waits for another on
+  // its device never ends. (A device that takes turns between processes would spin for long.)
+  std::string time_slices;
+  // Counts of what was launched, and of host memory that is registered.
+  int kernels = 0, cooperative = 0, engine_copies = 0, mappings = 0, registered = 0;
   unsigned largest_grid = 0;
 
  private:
@@ -88,6 +92,7 @@ class FakeCuda {
   void count(int& what, unsigned grid = 0);
   FakeStream* start(int device);
   FakeStream* of(Stream stream);
+  int device_of(Stream stream);
   void enqueue(Stream stream, Work work);
   void work_loop(FakeStream* stream);
   const Memory* find(uint64_t address, uint64_t* begin);

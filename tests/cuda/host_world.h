@@ -83,7 +83,7 @@ class HostWorld {
               dispatch(call.dtype, family_of(call.op), [&]<DType kType, Family kFamily>() {
                 Worker<kType, kFamily, HostMemory, HostBlock>(cut, c, op, lane, worker, *state,
                                                               HostBlock(*barrier, t))
-                    .run();
+                    .run(PlanRange{});
               });
             });
         }

@@ -1,5 +1,7 @@
 // The fake driver as a shared library of the real one's name: what dlopen("libcuda.so.1") finds in
 // tests of the whole library. Every symbol jumps through the fake's table.
+#include <cstdlib>
+
 #include "tests/cuda/fake_cuda.h"
 
 namespace {
@@ -8,6 +10,7 @@ tutti::cuda::FakeCuda& fake() {
   static auto* instance = [] {
     auto* made = new tutti::cuda::FakeCuda(8);  // threads may outlive static destructors
     made->shared_memory = true;
+    if (const char* path = std::getenv("FAKE_CUDA_TIME_SLICES")) made->time_slices = path;
     return made;
   }();
   return *instance;

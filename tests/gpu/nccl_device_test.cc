@@ -558,6 +558,55 @@ TEST_F(NcclOnDevice, NonblockingCommunicatorsDoNotWaitInTheCaller) {
   }
 }
 
+// One thread drives two communicators of two ranks each, in groups that no kernel serves at once:
+// every group waits for ranks that are in the other one, and for calls that were staged before.
+TEST_F(NcclOnDevice, NonblockingGroupsOfSeveralCommunicators) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  std::vector<ncclComm_t> comms(4);  // rank r of world w at 2 * w + r
+  for (int w = 0; w < 2; ++w) {
+    ncclUniqueId id;
+    ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess);
+    ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+    for (int r = 0; r < 2; ++r)
+      EXPECT_EQ(ncclCommInitRankConfig(&comms[static_cast<size_t>(2 * w + r)], 2, id, r, &config),
+                ncclSuccess);
+    EXPECT_EQ(ncclGroupEnd(), ncclInProgress);
+  }
+  for (ncclComm_t c : comms) ASSERT_EQ(await_state(c), ncclSuccess) << ncclGetLastError(c);
+  std::vector<Stream> streams;
+  std::vector<float*> buffers;
+  for (size_t i = 0; i < 4; ++i) {
+    streams.push_back(stream());
+    buffers.push_back(floats(std::vector<float>(64, 1.0f), streams[i]));
+  }
+  // Rank 1 of the second world is late with a call that is staged.
+  driver_->launch_host(
+      streams[3], [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(100)); },
+      nullptr);
+  const auto fine = [](ncclResult_t result) {
+    EXPECT_TRUE(result == ncclSuccess || result == ncclInProgress) << ncclGetLastError(nullptr);
+  };
+  fine(ncclSend(buffers[2], 64, ncclFloat, 1, comms[2], nccl(streams[2])));
+  fine(ncclRecv(buffers[3], 64, ncclFloat, 0, comms[3], nccl(streams[3])));
+  for (int turn = 0; turn < 3; ++turn)
+    for (size_t r = 0; r < 2; ++r) {
+      ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+      for (size_t i : {r, r + 2})
+        fine(ncclAllReduce(buffers[i], buffers[i], 64, ncclFloat, ncclSum, comms[i],
+                           nccl(streams[i])));
+      fine(ncclGroupEnd());
+    }
+  for (ncclComm_t c : comms) EXPECT_EQ(await_state(c), ncclSuccess) << ncclGetLastError(c);
+  for (size_t i = 0; i < 4; ++i)
+    EXPECT_EQ(read(buffers[i], 64, streams[i]), std::vector<float>(64, 8.0f)) << i;
+  for (ncclComm_t c : comms) {
+    EXPECT_EQ(ncclCommFinalize(c), ncclInProgress);
+    EXPECT_EQ(await_state(c), ncclSuccess);
+    EXPECT_EQ(ncclCommDestroy(c), ncclSuccess);
+  }
+}
+
 // --- processes
 
 void serve_every_collective(DeviceRank& me) {
@@ -593,7 +642,8 @@ TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   ASSERT_EQ(text.size(), 2 * sizeof id.internal);
   for (size_t i = 0; i < sizeof id.internal; ++i)
     id.internal[i] = static_cast<char>(std::stoi(text.substr(2 * i, 2), nullptr, 16));
-  const int device = rank % runtime_->devices();
+  const bool shared = std::getenv("TUTTI_TEST_ONE_DEVICE") != nullptr;
+  const int device = shared ? 0 : rank % runtime_->devices();
   Scope scope(*driver_, (*runtime_->device(device))->context());
   ncclComm_t comm = nullptr;
   ASSERT_EQ(ncclCommInitRank(&comm, n, id, rank), ncclSuccess) << ncclGetLastError(nullptr);
@@ -637,8 +687,55 @@ void run_processes(int n, const char* what) {
   }
 }
 
-// Windows over CUDA IPC where every process has a device; staged where they share one.
+// All of them on the first device, which takes turns between them: calls run in ranges of steps.
+void run_processes_on_one_device(int n, const char* what) {
+  const std::string slices =
+      testing::TempDir() + "tutti-slices-" + std::to_string(::getpid()) + "-";
+  setenv("TUTTI_TEST_ONE_DEVICE", "1", 1);
+  setenv("FAKE_CUDA_TIME_SLICES", slices.c_str(), 1);
+  run_processes(n, what);
+  unsetenv("TUTTI_TEST_ONE_DEVICE");
+  unsetenv("FAKE_CUDA_TIME_SLICES");
+  ::unlink((slices + "0").c_str());
+}
+
+TEST_F(NcclOnDevice, ProcessesOnOneDevice) { run_processes_on_one_device(3, "collectives"); }
+
+TEST_F(NcclOnDevice, ProcessesOnOneDeviceWithHostAndDeviceBuffers) {
+  run_processes_on_one_device(2, "mixed at first");
+  run_processes_on_one_device(2, "mixed later");
+}
+
+TEST_F(NcclOnDevice, DeathOfAProcessEndsTheStreamsThatWaitForIt) {
+  run_processes_on_one_device(3, "death");
+}
+
+// No shared memory: ranks hear of each other's calls by letters.
+TEST_F(NcclOnDevice, ProcessesWithMixedBuffersOverTcp) {
+  if (runtime_->devices() < 3) GTEST_SKIP() << "needs three devices";
+  setenv("NCCL_SHM_DISABLE", "1", 1);
+  run_processes(3, "mixed at first");
+  run_processes(3, "mixed later");
+  unsetenv("NCCL_SHM_DISABLE");
+}
+
+// Windows over CUDA IPC where every process has a device; ranges where they share one.
 TEST_F(NcclOnDevice, ProcessesWithADeviceEach) { run_processes(3, "collectives"); }
+
+// The fake's devices are those of a DGX A100: plans by price, and by rules (one of which needs the
+// input copied first).
+TEST_F(NcclOnDevice, ProcessesWithPlansOfThePlannersChoice) {
+  if (fake_calls("cuInit") < 0) GTEST_SKIP() << "needs the fake's devices";
+  setenv("TUTTI_TOPO", "dgx-a100", 1);
+  run_processes(3, "collectives");
+  setenv("TUTTI_TUNE",
+         "all_reduce:0-1K:ring/packets;1K-inf:recursive_doubling/slots;"
+         "broadcast:0-inf:double_binary_tree",
+         1);
+  run_processes(3, "collectives");
+  unsetenv("TUTTI_TUNE");
+  unsetenv("TUTTI_TOPO");
+}
 
 TEST_F(NcclOnDevice, ProcessesWithHostAndDeviceBuffers) {
   if (runtime_->devices() < 3) GTEST_SKIP() << "needs three devices";

@@ -1,0 +1,164 @@
+// Which plans run between devices: by what lies between them, by rules, by launches where devices
+// are shared, and by size where nothing is known.
+#include "src/communicator/device_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "src/communicator/device_links.h"
+#include "src/cuda/peer_world.h"
+#include "src/cuda/ranges.h"
+
+namespace tutti {
+namespace {
+
+DeviceWorld world(uint32_t ranks, std::shared_ptr<const Topology> topology = nullptr,
+                  uint32_t turns = 1) {
+  DeviceWorld w;
+  w.ranks = ranks;
+  w.topology = std::move(topology);
+  w.turns = turns;
+  w.window = cuda::PeerWorld::default_shape(ranks);
+  w.blocks = 108;
+  return w;
+}
+
+std::shared_ptr<const Topology> machine(const char* name, uint32_t ranks) {
+  Config config;
+  config.topology = name;
+  const std::string text = look_at_devices(config);
+  std::vector<std::string> ids = gpus_of(text);
+  EXPECT_GE(ids.size(), ranks);
+  ids.resize(ranks);
+  return device_topology(text, ids);
+}
+
+DevicePlanner planner(DeviceWorld w, const char* tune = "", bool deterministic = false) {
+  Result<std::vector<TuneRule>> rules = parse_tune(tune);
+  EXPECT_TRUE(rules.ok()) << rules.status().to_string();
+  return DevicePlanner(std::move(w), builtin_profile(), *rules, deterministic);
+}
+
+DevicePlanner::Call all_reduce(uint64_t bytes, bool in_place = false) {
+  return {Collective::all_reduce, bytes / 4, DType::float32, ReduceOp::sum, 0, in_place};
+}
+
+std::string algorithm(DevicePlanner& p, const DevicePlanner::Call& call) {
+  Result<DevicePlanner::Chosen> chosen = p.choose(call);
+  return chosen ? chosen->plan->algorithm() : chosen.status().to_string();
+}
+
+TEST(DevicePlans, BySizeWhereNothingIsKnown) {
+  DevicePlanner p = planner(world(4));
+  EXPECT_EQ(algorithm(p, all_reduce(32768)), "direct_one_shot");
+  EXPECT_EQ(algorithm(p, all_reduce(32772)), "direct_two_shot");
+  EXPECT_FALSE(p.choose(all_reduce(64))->wire.has_value());
+  for (Collective c :
+       {Collective::all_gather, Collective::reduce_scatter, Collective::broadcast,
+        Collective::reduce, Collective::gather, Collective::scatter, Collective::all_to_all})
+    EXPECT_EQ(algorithm(p, {c, 1000, DType::float32, ReduceOp::sum, 1, false}), "direct");
+  EXPECT_NE(p.explain(all_reduce(64))->find("nothing is known"), std::string::npos);
+  EXPECT_EQ(device_topology("", {"0000:07:00.0"}), nullptr);
+  EXPECT_EQ(device_topology("<system version=\"1\"/>", {"0000:07:00.0", ""}), nullptr);
+}
+
+// Between eight GPUs on NVSwitch everyone reaches everyone: few steps when small, few bytes when
+// large. Packets have no flag to wait for, but twice the bytes.
+TEST(DevicePlans, ByPriceOnNvlink) {
+  DevicePlanner p = planner(world(8, machine("dgx-a100", 8)));
+  EXPECT_EQ(algorithm(p, all_reduce(64)), "direct_one_shot");
+  EXPECT_EQ(p.choose(all_reduce(64))->wire, cuda::Wire::packets);
+  Result<DevicePlanner::Chosen> large = p.choose(all_reduce(64 << 20));
+  ASSERT_TRUE(large.ok()) << large.status().to_string();
+  EXPECT_EQ(large->wire, cuda::Wire::slots);
+  EXPECT_NE(large->plan->algorithm(), "direct_one_shot");
+  const std::string why = *p.explain(all_reduce(64 << 20));
+  EXPECT_NE(why.find("* " + large->plan->algorithm()), std::string::npos) << why;
+  EXPECT_NE(why.find("least time over the links"), std::string::npos) << why;
+}
+
+// GPUs on PCI under two sockets: what crosses the sockets is dear, so large calls do not take the
+// plan in which everybody sends to everybody at once.
+TEST(DevicePlans, LinksDecide) {
+  DevicePlanner nvlink = planner(world(8, machine("dgx-a100", 8)));
+  DevicePlanner pci = planner(world(8, machine("p40x8-roce", 8)));
+  const std::string on_nvlink = *nvlink.explain(all_reduce(64 << 20)),
+                    on_pci = *pci.explain(all_reduce(64 << 20));
+  EXPECT_NE(on_nvlink, on_pci);
+  EXPECT_EQ(algorithm(pci, all_reduce(64 << 20)).rfind("ring", 0), 0u) << on_pci;
+}
+
+// The same for a rank in place and one that is not: their messages meet.
+TEST(DevicePlans, FormsOfOneChoiceMeet) {
+  for (const char* name : {"dgx-a100", "p40x8-roce"})
+    for (uint32_t ranks : {2u, 3u, 8u}) {
+      DevicePlanner p = planner(world(ranks, machine(name, ranks)));
+      for (int c = 0; c < k_collectives; ++c)
+        for (uint64_t count : {1u, 1000u, 300000u}) {
+          DevicePlanner::Call call{
+              static_cast<Collective>(c), count, DType::float16, ReduceOp::max, 1, false};
+          if (call.collective == Collective::all_to_all_v ||
+              call.collective == Collective::send_recv || call.collective == Collective::barrier)
+            continue;
+          const Result<DevicePlanner::Chosen> apart = p.choose(call);
+          call.in_place = true;
+          const Result<DevicePlanner::Chosen> together = p.choose(call);
+          ASSERT_TRUE(apart.ok()) << apart.status().to_string();
+          ASSERT_TRUE(together.ok()) << together.status().to_string();
+          EXPECT_EQ(apart->plan->algorithm(), together->plan->algorithm());
+          EXPECT_EQ(apart->wire, together->wire);
+          EXPECT_FALSE(together->copy_first);
+          const Algorithm* a = find_algorithm(apart->plan->algorithm());
+          if (a != nullptr && a->in_place_differs(call.collective, ranks)) {
+            EXPECT_EQ(apart->plan->shape().in_place, together->plan->shape().in_place);
+          }
+        }
+    }
+}
+
+TEST(DevicePlans, RulesDecide) {
+  DevicePlanner p = planner(world(4),
+                            "all_reduce:0-4K:auto/slots;4K-64K:double_binary_tree/packets;"
+                            "64K-inf:ring");
+  EXPECT_EQ(algorithm(p, all_reduce(64)), "direct_one_shot");
+  EXPECT_EQ(p.choose(all_reduce(64))->wire, cuda::Wire::slots);
+  // Four lanes: packets give no order among them.
+  EXPECT_NE(
+      p.choose(all_reduce(8192)).status().message().find("tune, on devices: double_binary_tree"),
+      std::string::npos)
+      << p.choose(all_reduce(8192)).status().message();
+  EXPECT_EQ(algorithm(p, all_reduce(65536)), "ring");
+  EXPECT_FALSE(p.choose(all_reduce(65536))->wire.has_value());
+  EXPECT_EQ(p.choose(all_reduce(8192)).status().code(), Code::unsupported);
+  EXPECT_NE(p.explain(all_reduce(65536))->find("of TUTTI_TUNE says so"), std::string::npos);
+  DevicePlanner doubling = planner(world(4), "all_reduce:0-inf:recursive_doubling");
+  EXPECT_TRUE(doubling.choose(all_reduce(1000))->copy_first);
+  EXPECT_FALSE(doubling.choose(all_reduce(1000, true))->copy_first);
+}
+
+TEST(DevicePlans, DeterministicIsTheSameForAllSizes) {
+  DevicePlanner p = planner(world(8, machine("dgx-a100", 8)), "", true);
+  for (uint64_t bytes : {uint64_t{4}, uint64_t{32768}, uint64_t{64} << 20})
+    EXPECT_EQ(algorithm(p, all_reduce(bytes)), "direct_two_shot");
+}
+
+// Where a device takes turns, launches are what costs.
+TEST(DevicePlans, FewestLaunchesOnASharedDevice) {
+  DevicePlanner p = planner(world(4, nullptr, 4));
+  EXPECT_NE(p.explain(all_reduce(64))->find("share a device"), std::string::npos);
+  const auto launches = [](const PlanPtr& plan, uint64_t bytes) {
+    const cuda::WindowShape window = world(4).window;
+    const auto cut = cuda::fit_cut(plan, bytes / 4, DType::float32, window, 108, {});
+    return *cuda::RangeBook(plan, 0, window).count(cut->layout.rounds());
+  };
+  PlanRequest request;
+  request.ranks = 4;
+  request.in_place = true;
+  for (uint64_t bytes : {uint64_t{64}, uint64_t{256} << 20}) {
+    const uint32_t chosen = launches(p.choose(all_reduce(bytes))->plan, bytes);
+    for (const char* other : {"direct_one_shot", "direct_two_shot", "ring"})
+      EXPECT_LE(chosen, launches(*make_plan(other, request), bytes)) << other << " " << bytes;
+  }
+}
+
+}  // namespace
+}  // namespace tutti
