@@ -128,7 +128,9 @@ TEST(Interfaces, which_addresses_are_on_its_network) {
   EXPECT_FALSE(at("fd00:1::1", 64).reaches(to("fd00:2::1")));
   EXPECT_FALSE(at("fd00:1::1", 64).reaches(to("10.0.4.1")));
   EXPECT_FALSE(at("fe80::1", 64).reaches(to("fe80::2")));  // may be on any
-  for (const Interface& i : *list_interfaces())
+  const Result<std::vector<Interface>> interfaces = list_interfaces();
+  ASSERT_TRUE(interfaces.ok());
+  for (const Interface& i : *interfaces)
     if (i.address.to_string().starts_with("127.0.0.1")) {
       EXPECT_EQ(i.prefix, 8);
     }
