@@ -21,8 +21,8 @@ constexpr Clock::duration k_compare_after = std::chrono::milliseconds(5);
 // And the program that waits may have signals to handle.
 constexpr Clock::duration k_call_back_after = std::chrono::milliseconds(10);
 // Without any progress for so long, a message of a peer that is in a later call is not on its way.
-constexpr Clock::duration k_left_behind_memory = std::chrono::seconds(1);
-constexpr Clock::duration k_left_behind_network = std::chrono::seconds(10);
+constexpr Clock::duration k_left_behind_memory = std::chrono::milliseconds(500);
+constexpr Clock::duration k_left_behind_network = std::chrono::seconds(5);
 
 // Stands for the root in the record of a call by which ranks find out about their devices.
 constexpr Rank k_meeting = ~Rank{0};
@@ -365,6 +365,25 @@ void Communicator::Impl::block(Clock::duration timeout) {
   for (const auto& t : all) t->wait(timeout / static_cast<int>(all.size()));
 }
 
+// How long what a peer has sent may take to be seen here.
+Clock::duration Communicator::Impl::on_its_way(Rank peer) const {
+  return router_->capabilities(peer).pull ? k_left_behind_memory : k_left_behind_network;
+}
+
+// Whether this rank has known for some time of this very wait that the peer sends nothing more, and
+// has looked for its messages since: what it sent before must have arrived. A look that finds a
+// peer gone for the first time proves nothing, however long the wait: it may have sent and gone on
+// while this rank had no CPU.
+bool Communicator::Impl::known_to_be_over(Rank peer, bool gone, Clock::duration waited) {
+  const Clock::time_point now = Clock::now();
+  Sighting& sighting = sightings_[{peer, gone}];
+  if (sighting.sequence != record_.sequence || sighting.at < now - waited) {
+    sighting = {record_.sequence, now};
+    return false;
+  }
+  return now - sighting.at > on_its_way(peer);
+}
+
 // A peer that is in the call of the same number, but another call, will never send what is
 // expected; nor will one that has left this call behind, once what it sent must have arrived.
 Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
@@ -372,10 +391,8 @@ Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
   if (std::optional<Status> proof = contradiction(&record_)) return *proof;
   const std::optional<CallRecord> theirs = router_->transport(peer).peer_call(peer);
   if (!theirs || theirs->sequence < record_.sequence) return {};
-  const bool memory = router_->capabilities(peer).pull;
-  const bool left = theirs->sequence > record_.sequence &&
-                    waited > (memory ? k_left_behind_memory : k_left_behind_network);
-  if (left)
+  if (theirs->sequence > record_.sequence && waited > on_its_way(peer) &&
+      known_to_be_over(peer, false, waited))
     return Status(Code::invalid_usage,
                   fmt::format("rank {} waits in {} for rank {}, which has left that call for {}",
                               rank_, describe_call(record_), peer, describe_call(*theirs)));
@@ -390,11 +407,11 @@ Status Communicator::Impl::compare_calls(Rank peer, Clock::duration waited) {
 }
 
 // A peer that has said goodbye sends nothing more, once what it sent must have arrived.
-Status Communicator::Impl::check_presence(Rank peer, Clock::duration waited) const {
-  const bool memory = router_->capabilities(peer).pull;
-  if (waited <= (memory ? k_left_behind_memory : k_left_behind_network)) return {};
+Status Communicator::Impl::check_presence(Rank peer, Clock::duration waited) {
+  if (waited <= on_its_way(peer)) return {};
   const std::vector<Rank> gone = router_->transport(peer).lost();
   if (std::find(gone.begin(), gone.end(), peer) == gone.end()) return {};
+  if (!known_to_be_over(peer, true, waited)) return {};
   return Status(Code::remote_error, describe_peer(peer) + " has left the communicator");
 }
 

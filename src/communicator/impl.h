@@ -5,12 +5,14 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "src/base/auth.h"
@@ -239,7 +241,9 @@ class Communicator::Impl final : public Monitor {
   static std::string encode_error(const Status& status);
   static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
-  Status check_presence(Rank peer, Clock::duration waited) const;
+  Status check_presence(Rank peer, Clock::duration waited);
+  Clock::duration on_its_way(Rank peer) const;
+  bool known_to_be_over(Rank peer, bool gone, Clock::duration waited);
   void report_late(Clock::duration waited, Rank waiting_for, const std::string& doing);
   std::string explain(const Entry& entry, const Call& call) const;
   std::string describe_call(const CallRecord& record) const;
@@ -296,6 +300,12 @@ class Communicator::Impl final : public Monitor {
   Entry* last_ = nullptr;
   CallRecord record_;  // the current or latest collective call
   bool late_reported_ = false;
+  // When a wait of a call first met a peer that had left the call, or the communicator.
+  struct Sighting {
+    uint64_t sequence = 0;  // of the call that waits
+    Clock::time_point at{};
+  };
+  std::map<std::pair<Rank, bool>, Sighting> sightings_;  // by peer, and whether it is gone
   enum class Occupant : uint8_t { nobody, a_call, beside };
   std::atomic<Occupant> in_call_{Occupant::nobody};  // who uses the transports
   std::atomic<bool> device_streams_{false};  // calls on streams may run on the progress thread
