@@ -24,6 +24,9 @@ constexpr Clock::duration k_call_back_after = std::chrono::milliseconds(10);
 constexpr Clock::duration k_left_behind_memory = std::chrono::milliseconds(500);
 constexpr Clock::duration k_left_behind_network = std::chrono::seconds(5);
 
+// And so long a rank that has met a mismatch waits to hear what its peers call.
+constexpr Clock::duration k_answering = std::chrono::milliseconds(200);
+
 // Stands for the root in the record of a call by which ranks find out about their devices.
 constexpr Rank k_meeting = ~Rank{0};
 
@@ -466,16 +469,30 @@ Status Communicator::Impl::settle(Status status, const char* what) {
   return status;
 }
 
+// A mismatch is told with both sides, as far as the peers' calls are known: at once in shared
+// memory, over networks when they have answered.
+Status Communicator::Impl::both_sides(Status mismatch) {
+  const Clock::time_point enough = Clock::now() + k_answering;
+  for (;;) {
+    bool unknown = false;
+    for (Rank r = 0; r < ranks_; ++r) {
+      if (r == rank_) continue;
+      if (Status both = compare_calls(r, {}); !both.ok()) return both;
+      unknown |= !router_->transport(r).peer_call(r);
+    }
+    if (!unknown || Clock::now() > enough) return mismatch;
+    for (const auto& t : router_->transports()) {
+      if (t->posted_error() || !t->progress().ok()) return mismatch;
+    }
+    if (!bootstrap_->progress().ok()) return mismatch;
+    block(std::chrono::milliseconds(1));
+  }
+}
+
 // The caller learns which call failed; the first cause of all ranks wins.
 Status Communicator::Impl::finish(Status status, const char* what) {
   if (broken_.load(std::memory_order_acquire)) return first_error();
-  // Where the peers' calls are known, a mismatch is told with both sides.
-  if (status.code() == Code::invalid_usage && *what == '\0')
-    for (Rank r = 0; r < ranks_; ++r)
-      if (Status both = r == rank_ ? Status() : compare_calls(r, {}); !both.ok()) {
-        status = std::move(both);
-        break;
-      }
+  if (status.code() == Code::invalid_usage && *what == '\0') status = both_sides(std::move(status));
   // A peer that closed its connection may have said why before: the cause is worth more.
   if (status.code() == Code::remote_error)
     if (std::optional<Status> posted = adopted_error()) return *posted;

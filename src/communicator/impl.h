@@ -241,6 +241,7 @@ class Communicator::Impl final : public Monitor {
   static std::string encode_error(const Status& status);
   static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
+  Status both_sides(Status mismatch);
   Status check_presence(Rank peer, Clock::duration waited);
   Clock::duration on_its_way(Rank peer) const;
   bool known_to_be_over(Rank peer, bool gone, Clock::duration waited);
