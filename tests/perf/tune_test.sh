@@ -28,12 +28,12 @@ expect 'prices: profile "tutti tune"' "$work/out"
 expect "closed form us" "$work/out"
 "$bin/tutti" plan --explain -n 8 -b 64K --transport tcp --tune all_reduce:0-inf:ring > "$work/out"
 expect "* ring" "$work/out"
+expect "of TUTTI_TUNE says so" "$work/out"
 "$bin/tutti" plan --explain --device --machine dgx-a100 -n 8 -b 64M > "$work/out"
 expect "the least time over the links between the devices" "$work/out"
 "$bin/tutti" plan --explain --device -n 8 -b 64K --tune all_reduce:0-inf:ring/slots > "$work/out"
 expect "ring by slots: the rule all_reduce:0-inf:ring of TUTTI_TUNE says so" "$work/out"
 fails "at most 64 ranks" "$bin/tutti" plan --explain --device -n 65
-expect "of TUTTI_TUNE says so" "$work/out"
 
 "$bin/tutti" tune --check --profile "$work/profile.json" -n 3 --sizes 256 --repetitions 1 \
   --transport shm > "$work/out"
