@@ -55,34 +55,22 @@ TEST_P(DeviceInterpreter, EveryAlgorithmEqualsThePlan) {
   HostWorld world(n, k_small);
   std::mt19937 random(n);
   size_t ran = 0;
-  for (const Algorithm& algorithm : algorithms())
-    for (int c = 0; c < k_collectives; ++c)
-      for (bool in_place : {false, true}) {
-        PlanRequest request;
-        request.collective = static_cast<Collective>(c);
-        request.ranks = n;
-        request.root = random() % n;
-        request.in_place = in_place;
-        request.hierarchy = Hierarchy::even(n, {n > 4 ? 4u : 2u});
-        const bool by_pairs = request.collective == Collective::all_to_all_v ||
-                              request.collective == Collective::send_recv;
-        if (by_pairs || !algorithm.supports(request).ok()) continue;
-        PlanPtr plan = algorithm.make(request);
-        for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
-          HostWorld::Call call;
-          call.plan = plan;
-          const uint64_t counts[] = {1, 3, 100, 777, 2500};
-          call.count = counts[random() % 5];
-          call.dtype = static_cast<DType>(random() % k_dtypes);
-          call.op = static_cast<ReduceOp>(random() % k_reduce_ops);
-          call.wire = wire;
-          call.workers = 1 + random() % 2;
-          call.threads = random() % 8 == 0 ? 3 : 1;
-          run_case(world, call);
-          if (HasFatalFailure()) return;
-          ++ran;
-        }
-      }
+  for_each_plan(n, random, [&](const PlanPtr& plan) {
+    for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
+      HostWorld::Call call;
+      call.plan = plan;
+      const uint64_t counts[] = {1, 3, 100, 777, 2500};
+      call.count = counts[random() % 5];
+      call.dtype = static_cast<DType>(random() % k_dtypes);
+      call.op = static_cast<ReduceOp>(random() % k_reduce_ops);
+      call.wire = wire;
+      call.workers = 1 + random() % 2;
+      call.threads = random() % 8 == 0 ? 3 : 1;
+      run_case(world, call);
+      if (HasFatalFailure()) return;
+      ++ran;
+    }
+  });
   EXPECT_GT(ran, 50u);
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, DeviceInterpreter, testing::Values(2, 3, 4, 5, 6, 7, 8));

@@ -2,9 +2,12 @@
 // cuts it.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <random>
 
+#include "src/algorithms/algorithms.h"
 #include "src/cuda/build.h"
 #include "tests/collective/world.h"
 
@@ -97,6 +100,27 @@ inline Memory lay_out(Collective c, bool in_place, Rank r, uint32_t n, size_t bl
   m.output = m.recv.data() + (in > out ? r * block : 0);
   if (in > 0) std::memcpy(m.input, input.data(), in);
   return m;
+}
+
+// Every algorithm's plan of every collective of equal blocks among n ranks, in place and out, at
+// random roots; a fatal failure ends it.
+template <class See>
+void for_each_plan(uint32_t n, std::mt19937& random, const See& see) {
+  for (const Algorithm& algorithm : algorithms())
+    for (int c = 0; c < k_collectives; ++c)
+      for (bool in_place : {false, true}) {
+        PlanRequest request;
+        request.collective = static_cast<Collective>(c);
+        request.ranks = n;
+        request.root = random() % n;
+        request.in_place = in_place;
+        request.hierarchy = Hierarchy::even(n, {n > 4 ? 4u : 2u});
+        const bool by_pairs = request.collective == Collective::all_to_all_v ||
+                              request.collective == Collective::send_recv;
+        if (by_pairs || !algorithm.supports(request).ok()) continue;
+        see(PlanPtr(algorithm.make(request)));
+        if (testing::Test::HasFatalFailure()) return;
+      }
 }
 
 }  // namespace tutti::cuda

@@ -16,25 +16,13 @@ TEST_P(PeerWorlds, EveryAlgorithmEqualsThePlan) {
   Peers peers(n);
   peers.make_well();
   std::mt19937 random(n);
-  for (const Algorithm& algorithm : algorithms())
-    for (int c = 0; c < k_collectives; ++c)
-      for (bool in_place : {false, true}) {
-        PlanRequest request;
-        request.collective = static_cast<Collective>(c);
-        request.ranks = n;
-        request.root = random() % n;
-        request.in_place = in_place;
-        request.hierarchy = Hierarchy::even(n, {n > 4 ? 4u : 2u});
-        const bool by_pairs = request.collective == Collective::all_to_all_v ||
-                              request.collective == Collective::send_recv;
-        if (by_pairs || !algorithm.supports(request).ok()) continue;
-        const PlanPtr plan = algorithm.make(request);
-        for (uint64_t count : {3u, 4000u}) {
-          check(peers, plan, count, static_cast<DType>(random() % k_dtypes),
-                static_cast<ReduceOp>(random() % k_reduce_ops));
-          if (HasFatalFailure()) return;
-        }
-      }
+  for_each_plan(n, random, [&](const PlanPtr& plan) {
+    for (uint64_t count : {3u, 4000u}) {
+      check(peers, plan, count, static_cast<DType>(random() % k_dtypes),
+            static_cast<ReduceOp>(random() % k_reduce_ops));
+      if (HasFatalFailure()) return;
+    }
+  });
   EXPECT_GT(peers.fake.cooperative, 50);
   EXPECT_EQ(peers.fake.mappings, static_cast<int>(n * (n - 1)));
 }
@@ -66,22 +54,7 @@ TEST(PeerWorldTest, GraphsReplay) {
 // One call after the other, though their streams know nothing of each other.
 TEST(PeerWorldTest, CallsOnSeveralStreamsKeepTheirOrder) {
   Peers peers(2);
-  peers.make_well();
-  const PlanPtr plan = all_reduce_plan("direct_two_shot", 2, true);
-  const auto buffers = numbers(peers, 3000, [](Rank) { return 1; });
-  std::vector<Stream> second = {peers.fake.stream(0), peers.fake.stream(1)};
-  for (int turn = 0; turn < 6; ++turn)
-    for (Rank r = 0; r < 2; ++r) {
-      const Stream stream = turn % 2 == 0 ? peers.streams[r] : second[r];
-      if (turn == static_cast<int>(r))
-        peers.fake.driver()->launch_host(
-            stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); },
-            nullptr);
-      ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, 3000, buffers[r]), stream).ok());
-    }
-  for (Stream s : second) peers.fake.synchronize(s);
-  peers.synchronize();
-  for (std::byte* b : buffers) expect_numbers(b, 3000, 64);
+  call_on_two_streams(peers);
 }
 
 // The grids of ranks 0 and 1 wait for rank 2. One is told to leave, and takes along who waits for

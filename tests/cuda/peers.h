@@ -160,6 +160,27 @@ inline PeerWorld::Call sum_in_place(const PlanPtr& plan, size_t count, std::byte
   return {plan, count, DType::int32, ReduceOp::sum, buffer, buffer, 1, {}};
 }
 
+// Two ranks call in turns on streams that know nothing of each other, one of them late.
+inline void call_on_two_streams(Peers& peers) {
+  peers.make_well();
+  const PlanPtr plan = all_reduce_plan("direct_two_shot", 2, true);
+  const auto buffers = numbers(peers, 3000, [](Rank) { return 1; });
+  std::vector<Stream> second = {peers.fake.stream(peers.ordinal(0)),
+                                peers.fake.stream(peers.ordinal(1))};
+  for (int turn = 0; turn < 6; ++turn)
+    for (Rank r = 0; r < 2; ++r) {
+      const Stream stream = turn % 2 == 0 ? peers.streams[r] : second[r];
+      if (turn == static_cast<int>(r))
+        peers.fake.driver()->launch_host(
+            stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); },
+            nullptr);
+      ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, 3000, buffers[r]), stream).ok());
+    }
+  for (Stream s : second) peers.fake.synchronize(s);
+  peers.synchronize();
+  for (std::byte* b : buffers) expect_numbers(b, 3000, 64);
+}
+
 inline void check(Peers& peers, const PlanPtr& plan, uint64_t count, DType dtype, ReduceOp op) {
   const Shape& shape = plan->shape();
   const uint32_t n = shape.ranks;

@@ -84,25 +84,12 @@ TEST_P(OneDevice, EveryAlgorithmEqualsThePlan) {
   peers.make_well();
   std::mt19937 random(n);
   size_t ran = 0;
-  for (const Algorithm& algorithm : algorithms())
-    for (int c = 0; c < k_collectives; ++c)
-      for (bool in_place : {false, true}) {
-        PlanRequest request;
-        request.collective = static_cast<Collective>(c);
-        request.ranks = n;
-        request.root = random() % n;
-        request.in_place = in_place;
-        request.hierarchy = Hierarchy::even(n, {n > 4 ? 4u : 2u});
-        const bool by_pairs = request.collective == Collective::all_to_all_v ||
-                              request.collective == Collective::send_recv;
-        if (by_pairs || !algorithm.supports(request).ok()) continue;
-        const uint64_t counts[] = {1, 3, 700, n < 4 ? 4000u : 300u};
-        check(peers, algorithm.make(request), counts[random() % 4],
-              static_cast<DType>(random() % k_dtypes),
-              static_cast<ReduceOp>(random() % k_reduce_ops));
-        if (HasFatalFailure()) return;
-        ++ran;
-      }
+  for_each_plan(n, random, [&, n = n](const PlanPtr& plan) {
+    const uint64_t counts[] = {1, 3, 700, n < 4 ? 4000u : 300u};
+    check(peers, plan, counts[random() % 4], static_cast<DType>(random() % k_dtypes),
+          static_cast<ReduceOp>(random() % k_reduce_ops));
+    ++ran;
+  });
   EXPECT_GT(ran, 25u);
   EXPECT_GT(peers.fake.cooperative, static_cast<int>(ran * n));
 }
@@ -144,22 +131,7 @@ TEST(SharedDevice, GraphsReplayBetweenOtherCalls) {
 
 TEST(SharedDevice, CallsOnSeveralStreamsKeepTheirOrder) {
   Peers peers(2, false, 1);
-  peers.make_well();
-  const PlanPtr plan = all_reduce_plan("direct_two_shot", 2, true);
-  const auto buffers = numbers(peers, 3000, [](Rank) { return 1; });
-  std::vector<Stream> second = {peers.fake.stream(0), peers.fake.stream(0)};
-  for (int turn = 0; turn < 6; ++turn)
-    for (Rank r = 0; r < 2; ++r) {
-      const Stream stream = turn % 2 == 0 ? peers.streams[r] : second[r];
-      if (turn == static_cast<int>(r))
-        peers.fake.driver()->launch_host(
-            stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); },
-            nullptr);
-      ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, 3000, buffers[r]), stream).ok());
-    }
-  for (Stream s : second) peers.fake.synchronize(s);
-  peers.synchronize();
-  for (std::byte* b : buffers) expect_numbers(b, 3000, 64);
+  call_on_two_streams(peers);
 }
 
 // Ranks 0 and 1 wait for rank 2. One gives up; the other sees it, though it waits for a third.

@@ -220,28 +220,16 @@ TEST_F(GpuPlans, EveryAlgorithmEqualsTheInterpreter) {
     if (twin && n > 3) break;
     auto ranks = world(n);
     ASSERT_NE(ranks, nullptr);
-    for (const Algorithm& algorithm : algorithms())
-      for (int c = 0; c < k_collectives; ++c)
-        for (bool in_place : {false, true}) {
-          PlanRequest request;
-          request.collective = static_cast<Collective>(c);
-          request.ranks = n;
-          request.root = random() % n;
-          request.in_place = in_place;
-          request.hierarchy = Hierarchy::even(n, {n > 4 ? 4u : 2u});
-          const bool by_pairs = request.collective == Collective::all_to_all_v ||
-                                request.collective == Collective::send_recv;
-          if (by_pairs || !algorithm.supports(request).ok()) continue;
-          const PlanPtr plan = algorithm.make(request);
-          for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
-            const uint64_t counts[] = {1, 77, 2000, 60000};
-            check(*ranks,
-                  {plan, counts[random() % (twin ? 3 : 4)], static_cast<DType>(random() % k_dtypes),
-                   static_cast<ReduceOp>(random() % 5), wire,
-                   1 + static_cast<uint32_t>(random() % 2)});
-            if (HasFatalFailure()) return;
-          }
-        }
+    for_each_plan(n, random, [&](const PlanPtr& plan) {
+      for (Wire wire : {Wire::packets, Wire::slots, Wire::direct}) {
+        const uint64_t counts[] = {1, 77, 2000, 60000};
+        check(*ranks,
+              {plan, counts[random() % (twin ? 3 : 4)], static_cast<DType>(random() % k_dtypes),
+               static_cast<ReduceOp>(random() % 5), wire, 1 + static_cast<uint32_t>(random() % 2)});
+        if (HasFatalFailure()) return;
+      }
+    });
+    if (HasFatalFailure()) return;
   }
 }
 
