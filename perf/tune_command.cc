@@ -21,6 +21,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include "perf/launch.h"
 #include "perf/options.h"
@@ -44,10 +45,14 @@ struct Options {
   std::string output, profile_file, transport = "all";
   std::vector<std::string> sizes;  // none: those of what is done
   uint32_t ranks = 0;
-  uint32_t repetitions = 7;
+  uint32_t repetitions = 3;
   bool check = false, validate = false;
 
-  perf::ProbeOptions probes() const { return {repetitions, 0.008}; }
+  // Ranks that share CPUs change their order at the scheduler's ticks, every 4 ms or so: a
+  // repetition has to see that. With CPUs of their own there is nothing to wait for.
+  perf::ProbeOptions probes(bool crowded = true) const {
+    return {repetitions, crowded ? 0.008 : 0.002};
+  }
   perf::ProbeOptions contest() const { return {3 * repetitions, 0.008}; }  // few, close together
 };
 
@@ -234,8 +239,8 @@ int tune_here(const Options& o) {
     std::vector<ProbeSet> sets;
     // Uncrowded CPUs tell what messages cost, crowded ones what handing over costs.
     for (const uint32_t ranks : {2u, crowd}) {
-      Result<ProbeSet> set =
-          perf::measure_here(ranks, inside.tcp, perf::every_algorithm(sizes, ranks), o.probes());
+      Result<ProbeSet> set = perf::measure_here(
+          ranks, inside.tcp, perf::every_algorithm(sizes, ranks), o.probes(ranks > cpus));
       if (!set) return fail(set.status().message());
       sets.push_back(std::move(*set));
     }
@@ -318,9 +323,13 @@ int check_here(const Options& o, const Profile& start) {
 int check_with_ranks(const Options& o, const Config& config, const ProbeSet& checked,
                      const Profile& profile, Communicator& world) {
   Config own = config;
-  const TemporaryProfile file(profile);
-  if (!file.status().ok()) return fail(file.status().message());
-  own.profile = world.rank() == 0 ? file.path() : std::string();
+  own.profile.clear();
+  std::optional<TemporaryProfile> file;
+  if (world.rank() == 0) {
+    file.emplace(profile);
+    if (!file->status().ok()) return fail(file->status().message());
+    own.profile = file->path();
+  }
   ProbeSet contested{checked.placement, perf::contests(checked.probes)};
   if (const Status s = perf::measure_probes(world, own, o.contest(), contested.probes); !s.ok())
     return fail(s.to_string());

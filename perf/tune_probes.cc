@@ -1,10 +1,13 @@
 #include "perf/tune_probes.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <limits>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "src/communicator/host_report.h"
 #include "src/communicator/peers.h"
@@ -13,7 +16,8 @@
 namespace tutti::perf {
 namespace {
 
-constexpr double k_slow = 0.02;  // seconds: such calls need no warming up
+constexpr double k_slow = 0.005;  // seconds: such calls need no warming up, and one tells enough
+constexpr double k_fewest = 4;    // calls that make a repetition otherwise
 
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) {
@@ -97,9 +101,10 @@ Result<Placement> placement_of(Communicator& communicator, const Config& config)
   PeerTable table(peers);
   const std::vector<Rank> first = table.first_ranks();
   const Rank rank = communicator.rank();
-  texts = gather(communicator, first[table.host[rank]] == rank
-                                   ? encode_report(look_at_host(config, {.nics = table.hosts() > 1}))
-                                   : std::string());
+  texts =
+      gather(communicator, first[table.host[rank]] == rank
+                               ? encode_report(look_at_host(config, {.nics = table.hosts() > 1}))
+                               : std::string());
   if (!texts) return texts.status();
   std::vector<Machine> hosts;
   for (Rank r : first) {
@@ -118,6 +123,16 @@ Result<Placement> placement_of(Communicator& communicator, const Config& config)
   return placement;
 }
 
+std::string rules_for(const std::string& algorithm, const std::vector<Probe>& probes) {
+  std::set<Collective> collectives;
+  for (const Probe& p : probes)
+    if (p.algorithm == algorithm && !algorithm.empty()) collectives.insert(p.collective);
+  std::string rules;
+  for (const Collective c : collectives)
+    rules += fmt::format("{}{}:0-inf:{}", rules.empty() ? "" : ";", name(c), algorithm);
+  return rules;
+}
+
 Status measure_probes(Communicator& communicator, const Config& config, const ProbeOptions& options,
                       std::vector<Probe>& probes) {
   const Result<Placement> placement = placement_of(communicator, config);
@@ -133,12 +148,7 @@ Status measure_probes(Communicator& communicator, const Config& config, const Pr
     if (world != nullptr) continue;
     Config own = config;
     own.feedback = "off";
-    own.tune.clear();
-    for (const Probe& other : probes)
-      if (other.algorithm == p.algorithm && !p.algorithm.empty() &&
-          own.tune.find(std::string(name(other.collective)) + ":") == std::string::npos)
-        own.tune += (own.tune.empty() ? "" : ";") + std::string(name(other.collective)) +
-                    ":0-inf:" + p.algorithm;
+    own.tune = rules_for(p.algorithm, probes);
     Result<std::unique_ptr<Communicator>> made =
         communicator.split(0, static_cast<int>(communicator.rank()), &own);
     if (!made) return made.status();
@@ -147,42 +157,50 @@ Status measure_probes(Communicator& communicator, const Config& config, const Pr
 
   const size_t room = most * communicator.ranks() + 64;
   std::vector<std::byte> in(room), out(room);
-  std::vector<uint32_t> iterations(probes.size(), 2);
+  // The slowest rank's seconds of a call, over `calls` of them after `warm_up` others.
+  const auto measure = [&](const Probe& p, uint32_t warm_up, uint32_t calls) -> Result<double> {
+    Communicator& world = *worlds[p.algorithm];
+    for (uint32_t k = 0; k < warm_up; ++k)
+      TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
+    // Calls with a root would follow one another like a pipeline: a barrier before each, as in
+    // the OSU benchmarks, and only the calls count.
+    const bool rooted = p.collective == Collective::broadcast || p.collective == Collective::reduce;
+    TUTTI_RETURN_IF_ERROR(communicator.barrier());
+    double mine = 0;
+    Clock::time_point start = Clock::now();
+    for (uint32_t k = 0; k < calls; ++k) {
+      if (rooted) {
+        TUTTI_RETURN_IF_ERROR(world.barrier());
+        start = Clock::now();
+      }
+      TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
+      if (rooted) mine += since(start);
+    }
+    if (!rooted) mine = since(start);
+    return worst(communicator, mine / calls);
+  };
+
+  // What a call takes decides how many make a repetition: from the quickest so far, as one slow
+  // start must not leave a probe with a single cold call.
   std::vector<double> quickest(probes.size(), std::numeric_limits<double>::infinity());
   std::vector<std::vector<double>> times(probes.size());
-  for (uint32_t repetition = 0; repetition <= options.repetitions; ++repetition) {
+  for (uint32_t repetition = 0; repetition < options.repetitions; ++repetition)
     for (size_t i = 0; i < probes.size(); ++i) {
-      const Probe& p = probes[i];
-      Communicator& world = *worlds[p.algorithm];
-      const uint32_t warm_up = quickest[i] > k_slow && repetition > 0 ? 1 : 3;
-      for (uint32_t k = 0; k < warm_up; ++k)
-        TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
-      // Calls with a root would follow one another like a pipeline: a barrier before each, as in
-      // the OSU benchmarks, and only the calls count.
-      const bool rooted =
-          p.collective == Collective::broadcast || p.collective == Collective::reduce;
-      TUTTI_RETURN_IF_ERROR(communicator.barrier());
-      double mine = 0;
-      Clock::time_point start = Clock::now();
-      for (uint32_t k = 0; k < iterations[i]; ++k) {
-        if (rooted) {
-          TUTTI_RETURN_IF_ERROR(world.barrier());
-          start = Clock::now();
-        }
-        TUTTI_RETURN_IF_ERROR(call(world, p.collective, in.data(), out.data(), p.bytes / 4));
-        if (rooted) mine += since(start);
+      if (repetition == 0) {
+        const Result<double> first = measure(probes[i], 1, 1);
+        if (!first) return first.status();
+        quickest[i] = *first;
       }
-      if (!rooted) mine = since(start);
-      const Result<double> seconds = worst(communicator, mine / iterations[i]);
+      const bool slow = quickest[i] > k_slow;
+      const double calls = std::clamp(options.seconds_each / std::max(quickest[i], 1e-9),
+                                      slow ? 1.0 : k_fewest, 1000.0);
+      const Result<double> seconds =
+          slow && repetition == 0 ? Result<double>(quickest[i])
+                                  : measure(probes[i], slow ? 1 : 2, static_cast<uint32_t>(calls));
       if (!seconds) return seconds.status();
-      if (repetition > 0) times[i].push_back(*seconds);
-      // From the quickest so far: one slow start must not leave a probe with a single cold call.
+      times[i].push_back(*seconds);
       quickest[i] = std::min(quickest[i], *seconds);
-      const double most_calls = *seconds > k_slow ? 2 : 1000;
-      iterations[i] = static_cast<uint32_t>(
-          std::clamp(options.seconds_each / std::max(quickest[i], 1e-9), 2.0, most_calls));
     }
-  }
   for (size_t i = 0; i < probes.size(); ++i) {
     std::sort(times[i].begin(), times[i].end());
     probes[i].seconds = times[i][times[i].size() / 4];

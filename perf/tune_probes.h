@@ -27,13 +27,16 @@ struct Probe {
 };
 
 struct ProbeOptions {
-  uint32_t repetitions = 7;
+  uint32_t repetitions = 3;
   double seconds_each = 0.008;  // of one repetition of one probe
 };
 
 // The placement that the communicator's planner has, as far as it can be seen from outside: hosts,
 // sockets and NUMA nodes, NICs and switches as ranks tell them at init. Collective over all ranks.
 Result<Placement> placement_of(Communicator& communicator, const Config& config);
+
+// What Config::tune says so that `algorithm` serves every collective that it is probed with.
+std::string rules_for(const std::string& algorithm, const std::vector<Probe>& probes);
 
 // Fills `seconds` of every probe, the same on all ranks; probes that nothing serves are removed.
 // Repetitions are interleaved, so that a disturbance meets all probes. Collective over all ranks.

@@ -2,49 +2,16 @@
 # Two network namespaces as hosts, joined by a veth pair: a network interface that the other host cannot
 # reach is named by both, within the time for joining; link-local IPv6 addresses with their scope work.
 # usage: hosts_test.sh BIN   (77: skipped, no rights to make namespaces)
-set -uo pipefail
-bin=$1
-prefix=tutti$$
-work=$(mktemp -d)
-failures=0
-leave() {
-  for host in a b; do
-    ip netns pids "$prefix$host" 2> /dev/null | xargs -r kill -9 2> /dev/null
-    ip netns del "$prefix$host" 2> /dev/null
-  done
-  rm -rf "$work"
-}
-trap leave EXIT
-
-command -v ip > /dev/null || { echo "skipped: no ip command (iproute2)"; exit 77; }
-for host in a b; do
-  ip netns add "$prefix$host" 2> "$work/why" || { echo "skipped: $(< "$work/why")"; exit 77; }
-  ip -n "$prefix$host" link set lo up
-done
-ip -n "${prefix}a" link add eth0 type veth peer name eth0 netns "${prefix}b" || exit 77
-# dark0: an interface of host b that leads nowhere, with an address that host a has no way to.
-ip -n "${prefix}b" link add dark0 type veth peer name dark1
-ip -n "${prefix}b" addr add 10.79.0.2/24 dev dark0
-ip -n "${prefix}b" link set dark0 addrgenmode none up  # no IPv6 address to try as well
-ip -n "${prefix}b" link set dark1 up
-for host in a b; do
-  ip -n "$prefix$host" addr add "10.78.0.$([[ $host == a ]] && echo 1 || echo 2)/24" dev eth0
-  ip -n "$prefix$host" link set eth0 up
-done
+. "$(dirname "$0")/two_hosts.sh"
+joined eth0 10.78.0
+dark 10.79.0.2  # host a has no way to it
 
 # run HOST RANK ROOT [NAME=VALUE...]: one rank of two, output in $work/HOST
-run() {
-  local host=$1 rank=$2 root=$3
-  shift 3
-  timeout 60 ip netns exec "$prefix$host" env TUTTI_RANK="$rank" TUTTI_SIZE=2 TUTTI_ROOT="$root" \
-    TUTTI_SECRET=between-two-hosts-of-a-test TUTTI_HOST_ID="$host" TUTTI_INIT_TIMEOUT=4 "$@" \
-    "$bin/all_reduce_perf" -b 8 -e 64K -f 64 -n 2 > "$work/$host" 2>&1
-}
+run() { on "$@" TUTTI_INIT_TIMEOUT=4 -- -b 8 -e 64K -f 64 -n 2; }
 # holds HOST PATTERN
 holds() {
   grep -qE "$2" "$work/$1" && return
-  echo "FAILED $scene: host $1 does not say '$2':"; tail -n 5 "$work/$1"
-  failures=$((failures + 1))
+  failed "$scene: host $1 does not say '$2':"; tail -n 5 "$work/$1"
 }
 # both ROOT A'S RANK FIRST [NAME=VALUE for b...]: host FIRST begins a second before the other
 both() {
@@ -59,8 +26,7 @@ both() {
 # ends CODE: of both
 ends() {
   [[ $code_a -eq $1 && $code_b -eq $1 ]] && return
-  echo "FAILED $scene: exit codes $code_a and $code_b, expected $1"; tail -n 3 "$work/a" "$work/b"
-  failures=$((failures + 1))
+  failed "$scene: exit codes $code_a and $code_b, expected $1"; tail -n 3 "$work/a" "$work/b"
 }
 
 port=4711
@@ -82,7 +48,7 @@ for rank in 0 1; do
       holds a '10\.79\.0\.2'
       holds b "10\.79\.0\.2|rank $rank"
     fi
-    ((SECONDS - begin < 30)) || { echo "FAILED $scene: took $((SECONDS - begin)) s"; failures=$((failures + 1)); }
+    ((SECONDS - begin < 30)) || failed "$scene: took $((SECONDS - begin)) s"
   done
 done
 

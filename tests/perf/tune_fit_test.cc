@@ -1,10 +1,13 @@
-// Fits: prices that are known are found again from what the model says at them, disturbed or not.
+// Fits: prices that are known are found again from what the model says at them, disturbed or not;
+// and probes run what they say.
 #include "perf/tune_fit.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 
+#include "src/planner/planner.h"
 #include "src/planner/tuner.h"
 
 namespace tutti::perf {
@@ -108,6 +111,29 @@ TEST(TuneFit, CorrectionsMakePredictionsWhatWasMeasured) {
     ASSERT_NE(found, priced->end());
     EXPECT_NEAR(*found->simulated / probe->seconds, 1, 1e-3);
   }
+}
+
+TEST(TuneProbes, EveryCollectiveOfAnAlgorithmIsForced) {
+  const std::vector<Probe> probes = {{Collective::all_reduce, "ring", 64},
+                                     {Collective::all_reduce, "ring", 4096},
+                                     {Collective::reduce, "ring", 64},
+                                     {Collective::reduce, "binomial", 64},
+                                     {Collective::reduce, "", 64}};
+  const auto forced = [&](const std::string& algorithm) {
+    const Result<std::vector<TuneRule>> rules = parse_tune(rules_for(algorithm, probes));
+    EXPECT_TRUE(rules.ok());
+    std::set<Collective> collectives;
+    for (const TuneRule& r : *rules) {
+      EXPECT_EQ(r.algorithm, algorithm);
+      EXPECT_EQ(r.from, 0u);
+      EXPECT_EQ(r.to, UINT64_MAX);
+      EXPECT_TRUE(collectives.insert(r.collective).second);
+    }
+    return collectives;
+  };
+  EXPECT_EQ(forced("ring"), (std::set{Collective::all_reduce, Collective::reduce}));
+  EXPECT_EQ(forced("binomial"), std::set{Collective::reduce});
+  EXPECT_EQ(rules_for("", probes), "");
 }
 
 TEST(TuneFit, CurvesNeverFall) {

@@ -1,5 +1,9 @@
-// Descriptions that several tests read.
+// Descriptions that several tests read, and what becomes of them by accident.
 #pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
 
 namespace tutti {
 
@@ -37,5 +41,29 @@ inline constexpr const char* k_nccl_sample = R"(<system version="1">
   </cpu>
 </system>
 )";
+
+// One to three changes of the text: a character, a cut, a repetition, a mark of XML, the end.
+inline std::string mutant(std::string text, std::mt19937& random) {
+  for (uint32_t change = random() % 3 + 1; change > 0 && !text.empty(); --change) {
+    const size_t at = random() % text.size();
+    switch (random() % 5) {
+      case 0:
+        text[at] = static_cast<char>(random() % 256);
+        break;
+      case 1:
+        text.erase(at, random() % 40 + 1);
+        break;
+      case 2:
+        text.insert(at, text.substr(random() % text.size(), random() % 80));
+        break;
+      case 3:
+        text.insert(at, 1, "<>/\"'&= 0-9x"[random() % 12]);
+        break;
+      default:
+        text.resize(at + 1);
+    }
+  }
+  return text;
+}
 
 }  // namespace tutti
