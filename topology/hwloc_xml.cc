@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <map>
+#include <utility>
 
 namespace tutti {
 namespace {
@@ -54,9 +56,11 @@ class HwlocReader {
     if (arch_ == "aarch64") arch_ = "arm64";
     if (arch_ == "ppc64le") arch_ = "ppc64";
     object(*top, k_no_part);
+    for (const XmlElement& c : root.children)
+      if (c.name == "distances2" || c.name == "distances2hetero") distances(c);
     if (!status_.ok()) return status_;
-    if (machine_.count(NodeKind::gpu) > 0)
-      machine_.missing.emplace_back("links between GPUs: not in hwloc's XML");
+    if (machine_.count(NodeKind::gpu) > 1 && machine_.links.empty())
+      machine_.missing.emplace_back("links between GPUs: not in this XML of hwloc");
     return std::move(machine_);
   }
 
@@ -175,6 +179,7 @@ class HwlocReader {
   }
 
   PartId bridge(const XmlElement& e, PartId inside) {
+    remember(e, {End::processor, k_no_part});  // a port of POWER's, if a matrix has it
     if (!e.get("bridge_type").starts_with("1-")) return inside;  // from the processor to PCI
     Part p;
     p.parent = inside;
@@ -195,6 +200,7 @@ class HwlocReader {
                      ((cls == "0300" || cls == "0380") && maker) ||
                      (cls == "0380" && vendor == "8086");
     const bool nic = cls.starts_with("02");
+    if (cls == "0680" && vendor == "10de") remember(e, {End::nvswitch, k_no_part});
     if (!gpu && !nic) return;
     Part p;
     p.kind = gpu ? NodeKind::gpu : NodeKind::nic;
@@ -213,14 +219,92 @@ class HwlocReader {
     }
     if (p.name.empty())
       p.name = gpu ? fmt::format("gpu{}", p.index) : p.interface.empty() ? p.busid : p.interface;
-    machine_.add(std::move(p));
+    const PartId id = machine_.add(std::move(p));
+    if (!gpu) return;
+    remember(e, {End::gpu, id});
+    for (const XmlElement& c : e.children)
+      if (type_of(c) == "OSDev") remember(c, {End::gpu, id});
+  }
+
+  // --- links between GPUs: matrices of MB/s, from the row's object to the column's
+
+  // What a row of a matrix is; objects that a Machine has no part for lead nowhere.
+  enum class End : uint8_t { nothing, gpu, nvswitch, processor };
+  struct MatrixEnd {
+    End end = End::nothing;
+    PartId part = k_no_part;
+  };
+
+  void distances(const XmlElement& e) {
+    const std::string_view name = e.get("name");
+    const std::string_view kind = name == "NVLinkBandwidth" ? "nvlink"
+                                  : name == "XGMIBandwidth" ? "xgmi"
+                                                            : "";
+    if (kind.empty() || !status_.ok()) return;
+    const std::vector<std::string_view> objects = words(e, "indexes"),
+                                        values = words(e, "u64values");
+    if (values.size() != objects.size() * objects.size()) {
+      status_ = xml_error(e.place, fmt::format("{0} x {0} u64values of {1}", objects.size(), name),
+                          fmt::format("{}", values.size()));
+      return;
+    }
+    std::vector<MatrixEnd> ends;
+    for (std::string_view o : objects) {
+      const size_t colon = o.find(':');  // "OSDev:20" where types differ
+      const auto found = ends_.find(colon == std::string_view::npos ? o : o.substr(colon + 1));
+      ends.push_back(found == ends_.end() ? MatrixEnd() : found->second);
+    }
+    for (size_t from = 0; from < ends.size() && status_.ok(); ++from)
+      for (size_t to = 0; to < ends.size(); ++to)
+        if (from != to && ends[from].end == End::gpu)
+          link(e, kind, ends[from].part, ends[to], values[from * ends.size() + to]);
+  }
+
+  void link(const XmlElement& e, std::string_view kind, PartId gpu, const MatrixEnd& to,
+            std::string_view value) {
+    uint64_t megabytes = 0;
+    const char* end = value.data() + value.size();
+    const auto [stop, error] = std::from_chars(value.data(), end, megabytes);
+    if (error != std::errc() || stop != end || megabytes > 1'000'000'000) {
+      if (status_.ok())
+        status_ = xml_error(e.place, "MB/s from 0 to 1000000000 as u64values",
+                            fmt::format("'{}'", value.substr(0, 40)));
+      return;
+    }
+    FastLink l{gpu, to.part, static_cast<double>(megabytes) * 1e6, 1, std::string(kind)};
+    if (to.end == End::nvswitch) l.to = FastLink::k_switch;
+    if (to.end == End::processor)
+      for (l.to = gpu; l.to != k_no_part && machine_.parts[l.to].kind != NodeKind::numa;)
+        l.to = machine_.parts[l.to].parent;
+    if (megabytes > 0 && l.to != k_no_part) machine_.links.push_back(std::move(l));
+  }
+
+  // Of all children of that name: long lists are cut.
+  static std::vector<std::string_view> words(const XmlElement& e, std::string_view name) {
+    std::vector<std::string_view> all;
+    for (const XmlElement& c : e.children) {
+      if (c.name != name) continue;
+      const std::string_view text = c.text;
+      for (size_t at = 0; (at = text.find_first_not_of(" \t\r\n", at)) != std::string_view::npos;) {
+        const size_t stop = std::min(text.find_first_of(" \t\r\n", at), text.size());
+        all.push_back(text.substr(at, stop - at));
+        at = stop;
+      }
+    }
+    return all;
+  }
+
+  // Objects as matrices name them.
+  void remember(const XmlElement& e, MatrixEnd end) {
+    if (const std::string_view index = e.get("gp_index"); !index.empty()) ends_[index] = end;
   }
 
   Machine machine_;
   Status status_;
   std::string arch_;
-  const XmlElement* package_ = nullptr;  // the last one entered
-  bool alone_in_numa_ = false;           // the package is all there is in its NUMA node
+  std::map<std::string_view, MatrixEnd> ends_;  // by gp_index, in the document
+  const XmlElement* package_ = nullptr;         // the last one entered
+  bool alone_in_numa_ = false;                  // the package is all there is in its NUMA node
   int gpus_ = 0;
 };
 

@@ -52,10 +52,10 @@ class Reader {
                        fmt::format("{} bytes", text_.size()));
     eat("\xef\xbb\xbf");  // a byte order mark
     XmlElement root;
-    TUTTI_RETURN_IF_ERROR(between(false));
+    TUTTI_RETURN_IF_ERROR(between(nullptr));
     if (!next_is("<")) return fail("an element");
     TUTTI_RETURN_IF_ERROR(element(&root, 1));
-    TUTTI_RETURN_IF_ERROR(between(false));
+    TUTTI_RETURN_IF_ERROR(between(nullptr));
     if (at_ < text_.size()) return fail("the end after </" + root.name + ">");
     return root;
   }
@@ -102,8 +102,8 @@ class Reader {
     return {};
   }
 
-  // What may stand between elements; characters only inside of one.
-  Status between(bool inside) {
+  // What may stand between elements; characters only inside of one, whose text they are.
+  Status between(std::string* inside) {
     for (;;) {
       spaces();
       const size_t begin = at_;
@@ -111,15 +111,17 @@ class Reader {
         TUTTI_RETURN_IF_ERROR(skip_past("-->", begin, "comment"));
       } else if (eat("<?")) {
         TUTTI_RETURN_IF_ERROR(skip_past("?>", begin, "processing instruction"));
-      } else if (inside && eat("<![CDATA[")) {
+      } else if (inside != nullptr && eat("<![CDATA[")) {
         TUTTI_RETURN_IF_ERROR(skip_past("]]>", begin, "CDATA section"));
-      } else if (!inside && eat("<!DOCTYPE")) {
+      } else if (inside == nullptr && eat("<!DOCTYPE")) {
         const size_t end = text_.find_first_of("[>", at_);
         if (end == std::string_view::npos || text_[end] == '[')
           return fail("a DOCTYPE without declarations", begin);
         at_ = end + 1;
-      } else if (inside && at_ < text_.size() && text_[at_] != '<' && text_[at_] != '\0') {
-        ++at_;
+      } else if (inside != nullptr && at_ < text_.size() && text_[at_] != '<' &&
+                 text_[at_] != '\0') {
+        at_ = std::min(text_.find_first_of(k_ends_text, at_), text_.size());
+        *inside += text_.substr(begin, at_ - begin);
       } else {
         return {};
       }
@@ -216,7 +218,7 @@ class Reader {
       TUTTI_RETURN_IF_ERROR(attribute(e));
     }
     for (;;) {
-      TUTTI_RETURN_IF_ERROR(between(true));
+      TUTTI_RETURN_IF_ERROR(between(&e->text));
       if (at_ == text_.size())
         return fail(fmt::format("</{}> for <{}> of line {}", e->name, e->name, e->place.line));
       const size_t end_tag = at_;
@@ -235,6 +237,8 @@ class Reader {
       TUTTI_RETURN_IF_ERROR(element(&e->children.back(), depth + 1));
     }
   }
+
+  static constexpr std::string_view k_ends_text{"<\0", 2};
 
   std::string_view text_;
   size_t at_ = 0;

@@ -1,6 +1,6 @@
-// A small XML reader for machine descriptions: elements, attributes and where they stand. Text
-// between elements is skipped; comments, processing instructions, CDATA and a DOCTYPE without
-// declarations are allowed. Anything may be fed to it: size, depth and count are capped.
+// A small XML reader for machine descriptions: elements, attributes, text and where they stand.
+// Comments, processing instructions, CDATA (skipped) and a DOCTYPE without declarations are
+// allowed. Anything may be fed to it: size, depth and count are capped.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,7 @@ struct XmlElement {
   XmlPlace place;
   std::vector<XmlAttribute> attributes;
   std::vector<XmlElement> children;
+  std::string text;  // its own, from the first character that is no space; references as they stand
 
   const XmlAttribute* find(std::string_view attribute) const;
   // The attribute's value; empty where there is none.

@@ -1,10 +1,12 @@
 // hwloc's XML of both versions, and mutants.
 #include "topology/hwloc_xml.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <random>
+#include <tuple>
 
 #include "tests/topology/samples.h"
 
@@ -103,6 +105,83 @@ TEST(HwlocXml, Version1) {
   EXPECT_THAT(groups[1], testing::ElementsAre(0, 0, 0, 0, 1, 1, 1, 1));
 }
 
+// Three GPUs and an NVSwitch below a socket, and a matrix as hwloc 2.9 writes it.
+std::string with_matrix(std::string_view matrix) {
+  std::string xml =
+      "<topology version=\"2.0\"><object type=\"Machine\" cpuset=\"0x3\" gp_index=\"1\">"
+      "<object type=\"Package\" cpuset=\"0x3\" gp_index=\"2\">"
+      "<object type=\"NUMANode\" cpuset=\"0x3\" gp_index=\"3\"/>"
+      "<object type=\"Bridge\" gp_index=\"7\" bridge_type=\"0-1\">"
+      "<object type=\"Bridge\" gp_index=\"12\" bridge_type=\"1-1\" pci_busid=\"0000:06:00.0\"/>"
+      "<object type=\"PCIDev\" gp_index=\"11\" pci_busid=\"0000:0c:00.0\""
+      " pci_type=\"0680 [10de:1af1] [10de:1212] a1\"/>";
+  for (int gpu = 0; gpu < 3; ++gpu)
+    xml += fmt::format(
+        "<object type=\"PCIDev\" gp_index=\"{0}\" pci_busid=\"0000:0{0}:00.0\""
+        " pci_type=\"0302 [10de:1db1] [10de:1212] a1\">"
+        "<object type=\"OSDev\" gp_index=\"2{1}\" name=\"nvml{1}\" osdev_type=\"1\"/>"
+        "<object type=\"OSDev\" gp_index=\"3{1}\" name=\"cuda{1}\" osdev_type=\"5\"/></object>",
+        8 + gpu % 2 + (gpu == 2 ? -4 : 0), gpu);
+  return xml + "</object></object></object>\n" + std::string(matrix) + "</topology>";
+}
+std::vector<std::tuple<int, int, double>> gpu_links(const Machine& m) {
+  std::vector<std::tuple<int, int, double>> links;  // by the GPUs' numbers; -1: a switch, -2: a CPU
+  for (const FastLink& l : m.links)
+    links.emplace_back(m.parts[l.from].index,
+                       l.to == FastLink::k_switch             ? -1
+                       : m.parts[l.to].kind == NodeKind::numa ? -2
+                                                              : m.parts[l.to].index,
+                       l.bandwidth / 1e9);
+  return links;
+}
+
+TEST(HwlocXml, NVLinksFromTheMatrix) {
+  using Links = std::vector<std::tuple<int, int, double>>;
+  const Result<Machine> direct = parse_hwloc_xml(with_matrix(
+      "<distances2 type=\"NUMANode\" nbobjs=\"1\" kind=\"5\" name=\"NUMALatency\" indexing=\"os\">"
+      "<indexes length=\"2\">0 </indexes><u64values length=\"3\">10 </u64values></distances2>"
+      "<distances2 type=\"OSDev\" nbobjs=\"3\" kind=\"9\" name=\"NVLinkBandwidth\" "
+      "indexing=\"gp\">\n"
+      "    <indexes length=\"9\">20 21 22 </indexes>\n"
+      "    <u64values length=\"52\">1000000 50000 25000 50000 1000000 0 25000 0 1000000 "
+      "</u64values>\n  </distances2>"));
+  ASSERT_TRUE(direct.ok()) << direct.status().message();
+  EXPECT_EQ(gpu_links(*direct), (Links{{0, 1, 50}, {0, 2, 25}, {1, 0, 50}, {2, 0, 25}}));
+  EXPECT_EQ(direct->links[0].kind, "nvlink");
+  EXPECT_TRUE(direct->missing.empty());
+  ASSERT_TRUE(build_topology({*direct}).ok());
+
+  // Through a switch and to a port of the processor, in lists that are cut; with AMD's name.
+  const Result<Machine> switched = parse_hwloc_xml(with_matrix(
+      "<distances2hetero nbobjs=\"5\" kind=\"25\" name=\"XGMIBandwidth\">"
+      "<indexes length=\"20\">OSDev:20 OSDev:21 </indexes>"
+      "<indexes length=\"30\">OSDev:22 PCIDev:11 Bridge:12 </indexes>"
+      "<u64values length=\"42\">1000000 0 0 150000 0 0 1000000 0 150000 0 0 0 1000000 </u64values>"
+      "<u64values length=\"42\">150000 40000 150000 150000 150000 1000000 0 0 0 40000 0 1000000 "
+      "</u64values></distances2hetero>"));
+  ASSERT_TRUE(switched.ok()) << switched.status().message();
+  EXPECT_EQ(gpu_links(*switched), (Links{{0, -1, 150}, {1, -1, 150}, {2, -1, 150}, {2, -2, 40}}));
+  EXPECT_EQ(switched->links[0].kind, "xgmi");
+  ASSERT_TRUE(build_topology({*switched}).ok());
+
+  const Result<Machine> none = parse_hwloc_xml(with_matrix(""));
+  ASSERT_TRUE(none.ok()) << none.status().message();
+  EXPECT_THAT(none->missing, testing::Contains(HasSubstr("links between GPUs")));
+
+  for (const auto& [lists, message] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"<indexes>20 21</indexes><u64values>1 2 3</u64values>",
+            "line 2, column 1: expected 2 x 2 u64values of NVLinkBandwidth, found 3"},
+           {"<indexes>20 21</indexes><u64values>1 2 3 4 5</u64values>", "found 5"},
+           {"<indexes>20 21</indexes><u64values>1 x 3 4</u64values>",
+            "expected MB/s from 0 to 1000000000 as u64values, found 'x'"},
+           {"<indexes>20 21</indexes><u64values>1 -2 3 4</u64values>", "found '-2'"}}) {
+    const Result<Machine> bad = parse_hwloc_xml(
+        with_matrix(fmt::format("<distances2 name=\"NVLinkBandwidth\">{}</distances2>", lists)));
+    ASSERT_FALSE(bad.ok()) << lists;
+    EXPECT_THAT(bad.status().message(), HasSubstr(message));
+  }
+}
+
 TEST(HwlocXml, ErrorsNameThePlace) {
   for (const auto& [text, message] : std::initializer_list<std::pair<const char*, const char*>>{
            {"<system/>", "line 1, column 1: expected <topology>, found <system>"},
@@ -122,10 +201,15 @@ TEST(HwlocXml, ErrorsNameThePlace) {
 }
 
 TEST(HwlocXml, MutantsNeitherCrashNorHang) {
+  const std::string sound[] = {
+      k_version_1, k_version_2,
+      with_matrix("<distances2hetero name=\"NVLinkBandwidth\"><indexes>OSDev:20 OSDev:21 PCIDev:11 "
+                  "</indexes><u64values>1000000 50000 150000 50000 1000000 150000 150000 150000 "
+                  "1000000 </u64values></distances2hetero>")};
   std::mt19937 random(5);
   uint32_t understood = 0;
   for (int i = 0; i < 3000; ++i) {
-    Result<Machine> m = parse_hwloc_xml(mutant(i % 2 ? k_version_1 : k_version_2, random));
+    Result<Machine> m = parse_hwloc_xml(mutant(sound[i % 3], random));
     if (!m) continue;
     simplify(&*m);
     understood += build_topology({*m}).ok();

@@ -25,6 +25,16 @@ TEST(Xml, ReadsElementsAttributesAndPlaces) {
   ASSERT_NE(r->find("one"), nullptr);
   EXPECT_EQ(r->find("one")->place.line, 4u);
   EXPECT_EQ(r->find("one")->place.column, 9u);
+  EXPECT_EQ(r->text, "text ");
+  EXPECT_EQ(r->children[1].text, "");
+}
+
+TEST(Xml, KeepsTheTextOfEachElement) {
+  const Result<XmlElement> r = parse_xml("<a> 1 2<!-- 3 --> 4 <b>five\n5</b><?six?>7&lt;<b/></a>");
+  ASSERT_TRUE(r.ok()) << r.status().message();
+  EXPECT_EQ(r->text, "1 24 7&lt;");
+  ASSERT_EQ(r->children.size(), 2u);
+  EXPECT_EQ(r->children[0].text, "five\n5");
 }
 
 struct Bad {
