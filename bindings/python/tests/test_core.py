@@ -6,6 +6,7 @@ import array
 import os
 import pathlib
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -335,6 +336,18 @@ def test_other_threads_run_while_a_call_waits(threads):
     threads[1].allreduce(np.ones(2))
     waiting.join(10)
     assert (out == 2).all()
+
+
+def test_config_has_every_setting():
+    header = (HERE.parents[2] / "include/tutti/config.h").read_text()
+    fields = re.findall(r"^  [a-z][\w:<> ]* (\w+)(?: = .*)?;$", header, re.MULTILINE)
+    assert len(fields) >= 25
+    config = tutti.Config()
+    for field in fields:
+        setattr(config, field, getattr(config, field))
+    config.gpu = "the fast one"
+    with pytest.raises(ValueError, match="gpu: \"the fast one\" is no PCI bus id"):
+        tutti.Communicator.init_all(1, config)
 
 
 def test_late_operations_are_reported():
