@@ -85,7 +85,11 @@ struct Message {
 struct EndpointOptions {
   size_t slot_bytes = 0;  // largest message that send() will carry (both ends pass the same)
   uint32_t credits = 2;   // messages in flight before send() says again (both ends pass the same)
+  // Of messages up to k_small_message, where a transport can hold more of them (likewise the same
+  // on both ends); not more than `credits`: as many as these.
+  uint32_t small_credits = 0;
 };
+inline constexpr size_t k_small_message = 1024;
 
 // One FIFO in each direction between this rank and `peer`, for one lane.
 class Endpoint {

@@ -13,6 +13,9 @@ namespace tutti {
 // Messages that every endpoint of a communicator may have in flight. Plans that need more are
 // refused by bind(); none of the library's do.
 inline constexpr uint32_t k_endpoint_credits = 4;
+// Of small ones: a root of broadcasts that need not wait for every fourth lets ranks that share
+// CPUs take several at a turn (2 to 3 times, docs/performance.md). Their memory adds up among many.
+inline constexpr uint32_t k_small_credits = 16, k_most_ranks_with_small_credits = 64;
 
 // Below this a copy into a slot costs less than telling the peer where to read.
 inline constexpr uint64_t k_pull_bytes = 4096;
@@ -46,7 +49,10 @@ class Router {
     const uint64_t key = uint64_t{lane} << 32 | peer;
     if (auto it = endpoints_.find(key); it != endpoints_.end()) return it->second;
     Result<Endpoint*> opened = transport(peer).open(
-        peer, lane, {.slot_bytes = slot_bytes_, .credits = k_endpoint_credits});
+        peer, lane,
+        {.slot_bytes = slot_bytes_,
+         .credits = k_endpoint_credits,
+         .small_credits = ranks() <= k_most_ranks_with_small_credits ? k_small_credits : 0});
     if (opened) endpoints_.emplace(key, *opened);
     return opened;
   }

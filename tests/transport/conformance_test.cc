@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <map>
+#include <random>
 
 namespace tutti::conformance {
 namespace {
@@ -133,6 +134,51 @@ TEST_P(TransportConformance, BackPressureHoldsAtCreditsAndResumes) {
       });
     }
   }
+}
+
+// Small messages may have credits of their own; larger ones keep to theirs, whatever is in flight.
+TEST_P(TransportConformance, SmallMessagesMayHaveMoreCredits) {
+  for (const size_t bytes : {size_t{4}, k_small_message})
+    run(2, [&](Node& node) {
+      Endpoint* e = node.open(1 - node.rank, 0, {4096, 2, 6});
+      const auto try_send = [&](uint64_t number, size_t size) {
+        const auto payload = make_payload(number, size);
+        const iovec piece{const_cast<std::byte*>(payload.data()), size};
+        Io io = Io::again;
+        for (int i = 0; i < 200 && io == Io::again; ++i) {
+          io = e->send(number, {&piece, 1});
+          EXPECT_TRUE(node.transport->progress().ok());
+        }
+        return io;
+      };
+      uint64_t sent = 0;
+      if (node.rank == 0) {
+        for (; sent < 2; ++sent)
+          ASSERT_EQ(node.send(*e, sent, make_payload(sent, bytes)), Io::done);
+        while (sent < 7 && try_send(sent, bytes) == Io::done) ++sent;
+        const bool lines = node.transport->name() == "local" || node.transport->name() == "shm";
+        EXPECT_GE(sent, lines ? 6u : 2u);
+        EXPECT_LE(sent, 6u);
+        EXPECT_EQ(try_send(sent, k_small_message + 1), Io::again);
+      } else {
+        Message message;
+        EXPECT_EQ(until_settled(*node.transport, [&] { return e->peek(&message); }), Io::done);
+      }
+      node.gate->arrive_and_wait();
+      std::mt19937 random(7);  // the same on both sides
+      for (uint64_t i = 0; i < 300; ++i) {
+        const bool first = i < 6;
+        const size_t size = first               ? bytes
+                            : random() % 3 == 0 ? 1025 + random() % 3000
+                                                : random() % 1025;
+        if (node.rank == 1) {
+          node.expect(*e, i, i, size);
+        } else if (i >= sent) {
+          ASSERT_EQ(node.send(*e, i, make_payload(i, size)), Io::done);
+        }
+      }
+      token_barrier(node, 9);
+    });
 }
 
 TEST_P(TransportConformance, PeeksBeyondTheHead) {

@@ -62,7 +62,8 @@ struct Channel {
   std::atomic<uint32_t> next;  // the next channel to the same destination, in lines; 0: last
   uint32_t lane;
   uint32_t credits;
-  uint32_t ring;  // lines that follow; a power of two
+  uint32_t small_credits;  // of messages up to k_small_message
+  uint32_t ring;           // lines that follow; a power of two
   uint64_t slot_bytes;
   // How many messages of the opposite direction the owner has released. A line of its own: the
   // peer reads it only when it has run out of credits.

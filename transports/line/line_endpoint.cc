@@ -20,8 +20,6 @@ size_t total_of(std::span<const iovec> pieces) {
   return total;
 }
 
-constexpr size_t k_small_slot = 1024;  // bytes of a message whose slot is a cut of the heap
-
 void gather(std::byte* dst, std::span<const iovec> pieces) {
   for (const iovec& piece : pieces) {
     if (piece.iov_len == 0) continue;
@@ -32,24 +30,35 @@ void gather(std::byte* dst, std::span<const iovec> pieces) {
 
 }  // namespace
 
-// Slot i serves the messages whose number is i modulo the ring. Made on first use: small messages
-// get cuts of the heap, so that thousands of connections do not cost a page per slot; larger ones
-// each a place in a lazily reserved area.
-struct LineEndpoint::Slots {
-  // Another endpoint that was given a message of a slot, as its message number `index`.
+struct LineEndpoint::Slot {
+  // Another endpoint that was given a message of the slot, as its message number `index`.
   struct Sharer {
     const LineEndpoint* endpoint;
     uint64_t index;
   };
-  struct Slot {
-    uint64_t offset = 0;
-    size_t reserved = 0;  // bytes of it that may be touched
-    std::vector<Sharer> sharers;
-  };
+  uint64_t offset = 0;
+  size_t reserved = 0;  // bytes of it that may be touched
+  std::vector<Sharer> sharers;
+
+  bool sharers_done() {
+    std::erase_if(sharers, [](const Sharer& sharer) {
+      return sharer.endpoint->broken_ || sharer.endpoint->consumed() > sharer.index;
+    });
+    return sharers.empty();
+  }
+};
+
+// Slot i of either ring serves the messages whose number is i modulo the ring. Made on first use:
+// small messages get cuts of the heap, so that thousands of connections do not cost a page per
+// slot; larger ones each a place in a lazily reserved area.
+struct LineEndpoint::Slots {
+  Slots(uint32_t small_credits, uint32_t credits)
+      : small(std::bit_ceil(small_credits)), large(std::bit_ceil(credits)) {}
+
+  std::vector<Slot> small, large;
   uint64_t area = 0;  // of the larger ones; 0: not yet
   size_t stride = 0;
-  std::vector<Slot> slots;
-  alignas(64) std::byte small[k_inline_bytes];  // what reserve() hands out for inline messages
+  alignas(64) std::byte line[k_inline_bytes];  // what reserve() hands out for inline messages
 };
 
 LineEndpoint::LineEndpoint(LineTransport& transport, Rank peer, Channel& mine, uint64_t slot_bytes)
@@ -57,6 +66,7 @@ LineEndpoint::LineEndpoint(LineTransport& transport, Rank peer, Channel& mine, u
       out_(mine.lines()),
       out_mask_(mine.ring - 1),
       credits_(mine.credits),
+      small_credits_(mine.small_credits),
       peer_bell_(&transport.arena_of(peer)->bell()),
       my_ack_(&mine.consumed),
       peer_arena_(transport.arena_of(peer)),
@@ -67,10 +77,10 @@ LineEndpoint::~LineEndpoint() = default;
 
 // --- sending
 
-bool LineEndpoint::refresh_credit() {
+bool LineEndpoint::refresh_credit(uint32_t credits) {
   if (peer_ack_ == nullptr && !attach()) return false;
   acked_ = std::max(acked_, peer_ack_->load(std::memory_order_acquire));
-  return sent_ - acked_ < credits_;
+  return sent_ - acked_ < credits;
 }
 
 Io LineEndpoint::out_of_credit() {
@@ -91,14 +101,13 @@ void LineEndpoint::publish_place(uint64_t signature, uint32_t tag, const Place& 
   publish(signature, tag);
 }
 
-void LineEndpoint::publish_slot(uint64_t signature, size_t bytes) {
-  slot_owner_ = this;
-  slot_index_ = sent_ & out_mask_;
-  publish_place(signature, k_tag_slot, {bytes, slots_->slots[slot_index_].offset, 0});
+void LineEndpoint::publish_slot(uint64_t signature, size_t bytes, Slot& slot) {
+  last_slot_ = &slot;
+  publish_place(signature, k_tag_slot, {bytes, slot.offset, 0});
 }
 
 Io LineEndpoint::send(uint64_t signature, std::span<const iovec> pieces) {
-  if (!has_credit()) [[unlikely]]
+  if (!has_credit(small_credits_)) [[unlikely]]
     return out_of_credit();
   if (pieces.size() == 1 && pieces[0].iov_len <= k_inline_bytes) {
     copy_small(out(sent_).payload, static_cast<const std::byte*>(pieces[0].iov_base),
@@ -114,84 +123,78 @@ Io LineEndpoint::send(uint64_t signature, std::span<const iovec> pieces) {
 }
 
 Io LineEndpoint::send_in_slot(uint64_t signature, std::span<const iovec> pieces, size_t total) {
-  std::byte* slot = take_slot(total);
+  Slot* slot = has_credit(credits(total)) ? take_slot(total) : nullptr;
   if (slot == nullptr) return out_of_credit();
-  gather(slot, pieces);
-  publish_slot(signature, total);
+  gather(memory_of(*slot), pieces);
+  publish_slot(signature, total, *slot);
   return Io::done;
 }
 
-bool LineEndpoint::sharers_done(size_t index) {
-  auto& sharers = slots_->slots[index].sharers;
-  std::erase_if(sharers, [](const Slots::Sharer& sharer) {
-    return sharer.endpoint->broken_ || sharer.endpoint->consumed() > sharer.index;
-  });
-  return sharers.empty();
-}
+std::byte* LineEndpoint::memory_of(const Slot& slot) { return transport_.arena().at(slot.offset); }
 
-std::byte* LineEndpoint::take_slot(size_t bytes) {
-  const size_t index = sent_ & out_mask_;
-  if (slots_ != nullptr && bytes <= k_inline_bytes) return slots_->small;
-  if (slots_ != nullptr && !slots_->slots.empty()) {
-    if (!sharers_done(index)) return nullptr;
-    if (bytes <= slots_->slots[index].reserved) {
-      return transport_.arena().at(slots_->slots[index].offset);
-    }
-  }
-  auto slot = reserve_slot(bytes, index);
-  if (!slot) {
-    break_with(slot.status());
+LineEndpoint::Slot* LineEndpoint::take_slot(size_t bytes) {
+  if (slots_ == nullptr) slots_ = std::make_unique<Slots>(small_credits_, credits_);
+  std::vector<Slot>& ring = bytes <= k_small_message ? slots_->small : slots_->large;
+  Slot& slot = ring[sent_ & (ring.size() - 1)];
+  if (!slot.sharers_done()) return nullptr;
+  if (bytes <= slot.reserved) return &slot;
+  if (Status s = reserve_slot(slot, bytes); !s.ok()) {
+    break_with(std::move(s));
     return nullptr;
   }
-  return *slot;
+  return &slot;
 }
 
 // The first message through a slot, or one larger than all before it.
-Result<std::byte*> LineEndpoint::reserve_slot(size_t bytes, size_t index) {
+Status LineEndpoint::reserve_slot(Slot& slot, size_t bytes) {
   OwnedArena& arena = transport_.arena();
   if (bytes > std::max(slot_bytes_, k_inline_bytes)) {
-    return Status(Code::invalid_argument, "a message of " + std::to_string(bytes) +
-                                              " bytes to rank " + std::to_string(peer()) +
-                                              " exceeds the slot of " +
-                                              std::to_string(slot_bytes_) + " bytes");
+    return {Code::invalid_argument, "a message of " + std::to_string(bytes) + " bytes to rank " +
+                                        std::to_string(peer()) + " exceeds the slot of " +
+                                        std::to_string(slot_bytes_) + " bytes"};
   }
-  if (slots_ == nullptr) slots_ = std::make_unique<Slots>();
-  if (bytes <= k_inline_bytes) return slots_->small;
-  const size_t ring = out_mask_ + 1;
-  if (slots_->slots.empty()) slots_->slots.resize(ring);
-  Slots::Slot& slot = slots_->slots[index];
-  if (slot.reserved >= bytes) return arena.at(slot.offset);
-  if (bytes <= k_small_slot) {
+  if (bytes <= k_small_message) {
     const size_t want = std::bit_ceil(bytes);
     Result<uint64_t> offset = arena.allocate(want);
     if (!offset) return offset.status();
     slot.offset = *offset;
     slot.reserved = want;
-    return arena.at(slot.offset);
+    return {};
   }
   if (slots_->area == 0) {
     slots_->stride = (slot_bytes_ + k_page - 1) / k_page * k_page;
-    Result<uint64_t> area = arena.allocate_lazy(slots_->stride * ring);
+    Result<uint64_t> area = arena.allocate_lazy(slots_->stride * slots_->large.size());
     if (!area) return area.status();
     slots_->area = *area;
   }
+  const auto index = static_cast<uint64_t>(&slot - slots_->large.data());
   const uint64_t at = slots_->area + index * slots_->stride;
   // Whole powers of two, so that slowly growing messages do not cost a system call each.
   const size_t want = std::min(slots_->stride, std::bit_ceil(std::max(bytes, k_page)));
   TUTTI_RETURN_IF_ERROR(arena.reserve(at, want));
   slot.offset = at;
   slot.reserved = want;
-  return arena.at(at);
+  return {};
 }
 
 std::byte* LineEndpoint::reserve(size_t bytes) {
-  if (!has_credit()) {
+  if (!has_credit(credits(bytes))) {
     (void)out_of_credit();
     return nullptr;
   }
-  std::byte* memory = take_slot(bytes);
-  if (memory != nullptr) reserved_ = bytes + 1;
-  return memory;
+  if (bytes <= k_inline_bytes) {
+    if (slots_ == nullptr) slots_ = std::make_unique<Slots>(small_credits_, credits_);
+    reserved_slot_ = nullptr;
+  } else {
+    reserved_slot_ = take_slot(bytes);
+    if (reserved_slot_ == nullptr) return nullptr;
+  }
+  reserved_ = bytes + 1;
+  return reserved_memory();
+}
+
+std::byte* LineEndpoint::reserved_memory() {
+  return reserved_slot_ == nullptr ? slots_->line : memory_of(*reserved_slot_);
 }
 
 void LineEndpoint::commit(uint64_t signature, size_t bytes) {
@@ -200,15 +203,12 @@ void LineEndpoint::commit(uint64_t signature, size_t bytes) {
                       "commit of " + std::to_string(bytes) + " bytes without a matching reserve"));
     return;
   }
-  const bool in_small = reserved_ - 1 <= k_inline_bytes;
   reserved_ = 0;
   if (bytes > k_inline_bytes) {
-    publish_slot(signature, bytes);
+    publish_slot(signature, bytes, *reserved_slot_);
     return;
   }
-  const std::byte* from =
-      in_small ? slots_->small : transport_.arena().at(slots_->slots[sent_ & out_mask_].offset);
-  copy_small(out(sent_).payload, from, bytes);
+  copy_small(out(sent_).payload, reserved_memory(), bytes);
   publish(signature, static_cast<uint32_t>(bytes));
 }
 
@@ -218,16 +218,15 @@ Io LineEndpoint::share(uint64_t signature, Endpoint& first) {
     break_with(Status(Code::invalid_usage, "share() before anything was committed"));
     return Io::failed;
   }
-  if (!has_credit()) return out_of_credit();
   // The last line of `first` lies in this rank's arena and changes only with its next message.
   const Line& line = origin.out(origin.sent_ - 1);
   const uint32_t tag = tag_of(line.head.load(std::memory_order_relaxed));
+  if (!has_credit(tag <= k_inline_bytes ? small_credits_ : credits_)) return out_of_credit();
   std::memcpy(out(sent_).payload, line.payload, k_inline_bytes);
   if (tag == k_tag_slot) {
     // The slot may itself have been shared to `first`: its readers are kept where it lives.
-    slot_owner_ = origin.slot_owner_;
-    slot_index_ = origin.slot_index_;
-    slot_owner_->slots_->slots[slot_index_].sharers.push_back({this, sent_});
+    last_slot_ = origin.last_slot_;
+    last_slot_->sharers.push_back({this, sent_});
   } else if (tag == k_tag_ref) {
     last_ref_ = sent_ + 1;
   }
@@ -236,7 +235,7 @@ Io LineEndpoint::share(uint64_t signature, Endpoint& first) {
 }
 
 Io LineEndpoint::send_ref(uint64_t signature, const void* memory, size_t bytes) {
-  if (!has_credit()) [[unlikely]]
+  if (!has_credit(credits_)) [[unlikely]]
     return out_of_credit();
   MemoryRef ref;
   const Io io = transport_.export_ref(*this, memory, bytes, &ref);
@@ -259,7 +258,8 @@ uint64_t LineEndpoint::consumed() const {
 bool LineEndpoint::attach() {
   Channel* theirs = peer_arena_->find_channel(transport_.rank(), lane());
   if (theirs == nullptr) return false;
-  if (theirs->credits != credits_ || theirs->slot_bytes != slot_bytes_) {
+  if (theirs->credits != credits_ || theirs->small_credits != small_credits_ ||
+      theirs->slot_bytes != slot_bytes_) {
     break_with(Status(Code::invalid_usage,
                       "rank " + std::to_string(peer()) + " opened lane " + std::to_string(lane()) +
                           " with " + std::to_string(theirs->credits) + " credits of " +

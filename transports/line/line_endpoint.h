@@ -48,18 +48,24 @@ class LineEndpoint final : public Endpoint {
   bool broken() const { return broken_; }
 
  private:
+  struct Slot;
   struct Slots;
 
-  bool has_credit() { return sent_ - acked_ < credits_ || refresh_credit(); }
-  bool refresh_credit();
+  // Of messages of so many bytes.
+  uint32_t credits(size_t bytes) const {
+    return bytes <= k_small_message ? small_credits_ : credits_;
+  }
+  bool has_credit(uint32_t credits) { return sent_ - acked_ < credits || refresh_credit(credits); }
+  bool refresh_credit(uint32_t credits);
   Io out_of_credit();
-  // Slot memory for the next message; null when its readers are not done or it cannot be reserved.
-  std::byte* take_slot(size_t bytes);
-  Result<std::byte*> reserve_slot(size_t bytes, size_t index);
-  bool sharers_done(size_t index);
+  // The slot for the next message; null when its readers are not done or it cannot be reserved.
+  Slot* take_slot(size_t bytes);
+  Status reserve_slot(Slot& slot, size_t bytes);
+  std::byte* memory_of(const Slot& slot);
+  std::byte* reserved_memory();
   void publish(uint64_t signature, uint32_t tag);
   void publish_place(uint64_t signature, uint32_t tag, const Place& place);
-  void publish_slot(uint64_t signature, size_t bytes);
+  void publish_slot(uint64_t signature, size_t bytes, Slot& slot);
   Io send_in_slot(uint64_t signature, std::span<const iovec> pieces, size_t total);
 
   Line& out(uint64_t index) { return out_[index & out_mask_]; }
@@ -72,7 +78,7 @@ class LineEndpoint final : public Endpoint {
   uint64_t sent_ = 0;
   uint64_t acked_ = 0;  // of those, known to be released by the peer
   uint32_t out_mask_;
-  uint32_t credits_;
+  uint32_t credits_, small_credits_;
   // Receiving.
   const Line* in_ = nullptr;
   uint64_t consumed_ = 0;
@@ -86,12 +92,11 @@ class LineEndpoint final : public Endpoint {
   LineTransport& transport_;
   // Rarely touched.
   uint64_t slot_bytes_;
-  uint64_t last_ref_ = 0;  // sent() after the last send_ref
-  uint64_t reserved_ = 0;  // 1 + bytes of an open reserve(), 0: none
+  uint64_t last_ref_ = 0;          // sent() after the last send_ref
+  uint64_t reserved_ = 0;          // 1 + bytes of an open reserve(), 0: none
+  Slot* reserved_slot_ = nullptr;  // and where; null: small enough for the line
   std::unique_ptr<Slots> slots_;
-  // Where the last slot message lies: the endpoint that owns the slot, and which of its slots.
-  LineEndpoint* slot_owner_ = nullptr;
-  size_t slot_index_ = 0;
+  Slot* last_slot_ = nullptr;  // where the last slot message lies, maybe another endpoint's
   Status status_;
   bool broken_ = false;
 };

@@ -53,13 +53,15 @@ Result<Endpoint*> LineTransport::open(Rank peer, uint32_t lane, const EndpointOp
     return Status(Code::invalid_argument, std::string(name()) + ": rank " + std::to_string(rank()) +
                                               " does not reach rank " + std::to_string(peer));
   }
-  if (options.credits == 0 || options.credits > k_most_credits) {
+  const uint32_t small_credits = std::max(options.credits, options.small_credits);
+  if (options.credits == 0 || small_credits > k_most_credits) {
     return Status(Code::invalid_argument, "credits must be 1.." + std::to_string(k_most_credits) +
-                                              ", not " + std::to_string(options.credits));
+                                              ", not " + std::to_string(options.credits) + " and " +
+                                              std::to_string(options.small_credits));
   }
   if (Endpoint* known = find(peer, lane)) return known;
 
-  const uint32_t lines = std::bit_ceil(options.credits);
+  const uint32_t lines = std::bit_ceil(small_credits);
   auto offset = arena_->allocate(sizeof(Channel) + lines * sizeof(Line));
   if (!offset) return offset.status();
   auto* channel = new (arena_->at(*offset)) Channel{};
@@ -67,6 +69,7 @@ Result<Endpoint*> LineTransport::open(Rank peer, uint32_t lane, const EndpointOp
   channel->next.store(first.load(std::memory_order_relaxed), std::memory_order_relaxed);
   channel->lane = lane;
   channel->credits = options.credits;
+  channel->small_credits = small_credits;
   channel->ring = lines;
   channel->slot_bytes = options.slot_bytes;
   first.store(static_cast<uint32_t>(*offset / sizeof(Line)), std::memory_order_release);

@@ -14,7 +14,7 @@ namespace tutti::shm {
 // Travels between ranks; fixed layout, checked by magic and version.
 struct Card {
   std::array<char, 8> magic{'t', 't', 'u', 't', 't', 's', 'h', 'm'};
-  uint32_t wire_version = 1;  // of cards, frames and arenas
+  uint32_t wire_version = 2;  // of cards, frames and arenas
   uint32_t pid = 0;           // as the rank itself sees it; for messages only
   std::array<char, 40> boot_id{};
   uint64_t netns_device = 0;  // abstract sockets live in a network namespace
