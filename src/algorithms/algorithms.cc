@@ -87,6 +87,9 @@ Status check_request(const PlanRequest& request) {
   if (has_root(request.collective) && request.root >= request.ranks)
     return {Code::invalid_argument,
             fmt::format("root {} is not among {} ranks", request.root, request.ranks)};
+  if (request.chunks > k_most_chunks)
+    return {Code::invalid_argument,
+            fmt::format("{} chunks of a block, at most {}", request.chunks, k_most_chunks)};
   if (request.in_place && (request.collective == Collective::all_to_all_v ||
                            request.collective == Collective::send_recv))
     return {Code::unsupported, fmt::format("{} is never in place", name(request.collective))};

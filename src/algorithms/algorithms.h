@@ -15,6 +15,9 @@
 
 namespace tutti {
 
+// Of a block: counts of steps and lanes stay far below 2^32.
+inline constexpr uint32_t k_most_chunks = 1u << 16;
+
 // What a plan is asked for.
 struct PlanRequest {
   Collective collective = Collective::all_reduce;
@@ -22,7 +25,8 @@ struct PlanRequest {
   Rank root = 0;
   bool in_place = false;
   // Chunks that a pipelined algorithm (tree, chain broadcast) cuts a block into; 0: its default.
-  // Algorithms that need a fixed number (ring: ranks) round it to what they need.
+  // At most k_most_chunks. Algorithms that need a fixed number (ring: ranks) round it to what they
+  // need.
   uint32_t chunks = 0;
   Hierarchy hierarchy;
 };

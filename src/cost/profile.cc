@@ -251,9 +251,9 @@ Status read_knots(const Reader& ranks, const std::string& count, const Json& jso
   constexpr size_t k_most_knots = 64;
   Reader r = ranks;
   uint32_t number = 0;
-  const auto [end, error] = std::from_chars(count.data(), count.data() + count.size(), number);
-  if (error != std::errc() || end != count.data() + count.size() || number < 2 ||
-      number > 1 << 20) {
+  const auto error = std::from_chars(count.data(), count.data() + count.size(), number).ec;
+  // One spelling of each number, so that none comes twice.
+  if (error != std::errc() || count != std::to_string(number) || number < 2 || number > 1 << 20) {
     r.fail(count, k_ranks);
     return r.status();
   }

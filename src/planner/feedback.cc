@@ -104,6 +104,7 @@ Result<std::map<ShapeClass, Choice>> parse_learnt(std::string_view text) {
     const auto d = parse_dtype(dtype);
     const auto o = parse_reduce_op(op);
     if (!words || words >> rest || !c || !d || !o || find_algorithm(choice.algorithm) == nullptr ||
+        choice.chunks > k_most_chunks ||
         ShapeClass::of(*c, shape.bytes, *d, *o).bytes != shape.bytes)
       return Status(Code::invalid_argument,
                     fmt::format("learnt: line {} (\"{}\") is not COLLECTIVE BYTES DTYPE OP "
@@ -145,9 +146,9 @@ std::string find_sections(std::string_view file, std::string_view placement) {
 
 std::string replace_section(std::string_view file, std::string_view placement,
                             std::string_view lines) {
-  const Section s = locate(file, placement);
   std::string text(file.empty() ? k_title : file);
   if (text.back() != '\n') text += '\n';
+  const Section s = locate(text, placement);
   if (s.begin == std::string_view::npos) return text + fmt::format("[{}]\n{}", placement, lines);
   return text.replace(s.body, s.end - s.body, lines);
 }

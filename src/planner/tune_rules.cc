@@ -86,7 +86,8 @@ Status parse_rule(Cursor& cursor, TuneRule* rule, bool* named) {
   rule->chunks = 0;
   if (cursor.take('@')) {
     const std::optional<uint64_t> chunks = parse_size(cursor.until("/;"));
-    if (!chunks || *chunks == 0 || *chunks > 65536) return cursor.error("1 to 65536 chunks");
+    if (!chunks || *chunks == 0 || *chunks > k_most_chunks)
+      return cursor.error(fmt::format("1 to {} chunks", k_most_chunks));
     rule->chunks = static_cast<uint32_t>(*chunks);
   }
   rule->protocol.reset();

@@ -177,6 +177,8 @@ TEST(Profile, MistakesNameTheKey) {
        "corrections.memory.all_reduce.ring.two: expected a number of ranks, 2 to 1048576"},
       {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"1": [[0, 1, 1]]}}}})"),
        "corrections.memory.all_reduce.ring.1: expected a number of ranks"},
+      {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"02": [[0, 1, 1]]}}}})"),
+       "corrections.memory.all_reduce.ring.02: expected a number of ranks"},
       {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"2": []}}}})"),
        "corrections.memory.all_reduce.ring.2: expected 1 to 64 knots [bytes, factor, factor]"},
       {with(R"("corrections": {"memory": {"all_reduce": {"ring": {"2": [[64, 1]]}}}})"),

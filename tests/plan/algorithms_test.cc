@@ -226,6 +226,12 @@ TEST(Algorithms, RefusalsNameTheReason) {
                  "at least one rank");
   expect_refused("binomial", {Collective::broadcast, 4, 4, false, 0, {}}, Code::invalid_argument,
                  "root 4 is not among 4 ranks");
+  // Rounded up to slices they would be none.
+  expect_refused("hierarchical_leader", {Collective::all_reduce, 4, 0, false, UINT32_MAX, {}},
+                 Code::invalid_argument, "4294967295 chunks of a block, at most 65536");
+  // Two steps for each would be none.
+  expect_refused("ring", {Collective::broadcast, 4, 0, false, 1u << 31, {}}, Code::invalid_argument,
+                 "at most 65536");
   expect_refused("pairwise", {Collective::send_recv, 4, 0, true, 0, {}}, Code::unsupported,
                  "never in place");
   expect_refused("direct", {Collective::all_to_all, 4, 0, true, 0, {}}, Code::unsupported,

@@ -404,6 +404,9 @@ TEST(Feedback, WhatWasLearntSurvivesTheFile) {
   EXPECT_EQ(find_section(file, "here; 8 ranks"), "all_gather 4 float32 sum bruck 0 0\n");
   EXPECT_EQ(find_section(file, "there"), "reduce 1 int32 min binomial 0 0\n");
 
+  // A file that ends in the middle of a section's name's line.
+  EXPECT_EQ(find_section(replace_section("[here]", "here", lines), "here"), lines);
+
   // Sections of one placement that tell levels apart, and one whose name only begins alike.
   file = replace_section(file, "here; 8 ranks; 2 levels", lines);
   file = replace_section(file, "here; 8 ranks and more", "gather 1 float32 sum direct 0 0\n");
@@ -415,10 +418,12 @@ TEST(Feedback, WhatWasLearntSurvivesTheFile) {
 }
 
 TEST(Feedback, BadLinesAreNamed) {
-  for (const char* line : {"all_reduce 1 float32 sum", "all_reduce 1 float32 sum nonsense 0 0",
-                           "all_reduce x float32 sum ring 0 0", "all_reduce 3 float32 sum ring 0 0",
-                           "all_deuce 4 float32 sum ring 0 0", "all_reduce 4 float33 sum ring 0 0",
-                           "all_reduce 4 float32 sum ring 0 0 0"}) {
+  for (const char* line :
+       {"all_reduce 1 float32 sum", "all_reduce 1 float32 sum nonsense 0 0",
+        "all_reduce x float32 sum ring 0 0", "all_reduce 3 float32 sum ring 0 0",
+        "all_deuce 4 float32 sum ring 0 0", "all_reduce 4 float33 sum ring 0 0",
+        "all_reduce 4 float32 sum ring 0 0 0", "all_reduce 4 float32 sum ring -1 0",
+        "broadcast 4 float32 sum ring 65537 0"}) {
     const auto parsed = parse_learnt(fmt::format("# title\n{}\n", line));
     ASSERT_FALSE(parsed.ok()) << line;
     EXPECT_NE(parsed.status().message().find("line 2"), std::string::npos)
