@@ -496,13 +496,10 @@ std::string to_json(const Profile& p, bool compact) {
   if (p.flag > 0) overhead["flag_s"] = p.flag;
   if (p.flag_handover > 0) overhead["flag_handover_s"] = p.flag_handover;
   if (p.network_ends) overhead["network"] = ends_json(*p.network_ends);
-  if (p.cpus > 0 || p.handover > 0 || p.cache_bytes != UINT64_MAX) {
+  if (p.cpus > 0 || p.handover > 0)
     json["cpus"] = {{"per_host", p.cpus}, {"handover_s", p.handover}};
-    if (p.cache_bytes != UINT64_MAX) {
-      json["cpus"]["cache_bytes"] = p.cache_bytes;
-      json["cpus"]["beyond_cache"] = p.beyond_cache;
-    }
-  }
+  if (p.cache_bytes != UINT64_MAX) json["cpus"]["cache_bytes"] = p.cache_bytes;
+  if (p.beyond_cache != 1) json["cpus"]["beyond_cache"] = p.beyond_cache;
   json["copy_s_per_byte"] = p.copy;
   json["reduce_s_per_byte"]["default"] = p.gamma;
   for (const auto& [kernel, cost] : p.kernels)

@@ -98,7 +98,9 @@ TEST(Profile, PricesKernels) {
 }
 
 TEST(Profile, JsonRoundTrip) {
-  for (const Profile& p : {sample(), curves(), Profile()}) {
+  Profile one_number;
+  one_number.beyond_cache = 2;
+  for (const Profile& p : {sample(), curves(), Profile(), one_number}) {
     const Result<Profile> back = parse_profile(to_json(p));
     ASSERT_TRUE(back.ok()) << to_json(p) << back.status().message();
     EXPECT_EQ(*back, p) << to_json(p);
