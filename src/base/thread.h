@@ -3,6 +3,7 @@
 
 #include <signal.h>
 
+#include <condition_variable>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -27,5 +28,21 @@ Result<std::thread> start_thread(Body&& body) {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return thread;
 }
+
+// A condition variable that is never destroyed: glibc's waits there until its waiters have gone on,
+// and in a forked child these are threads of the parent.
+class Condition {
+ public:
+  Condition() : variable_() {}
+  ~Condition() {}
+  Condition(const Condition&) = delete;
+  Condition& operator=(const Condition&) = delete;
+  std::condition_variable* operator->() { return &variable_; }
+
+ private:
+  union {
+    std::condition_variable variable_;
+  };
+};
 
 }  // namespace tutti

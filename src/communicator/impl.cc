@@ -247,7 +247,8 @@ Status Communicator::Impl::run_entry(Entry& entry, const Call& call) {
   if (meeting_) {
     record_.signature = mix(entry.signature, k_meeting);
     record_.root = k_meeting;
-  } else if (counting_.load(std::memory_order_relaxed) && !uncounted_) {
+  } else if (counting_.load(std::memory_order_relaxed) &&
+             uncounted_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
     tally_->begun.fetch_add(1, std::memory_order_release);
   }
   late_reported_ = false;

@@ -17,6 +17,7 @@
 
 #include "src/base/auth.h"
 #include "src/base/log.h"
+#include "src/base/thread.h"
 #include "src/communicator/bootstrap/bootstrap.h"
 #include "src/communicator/device_operation.h"
 #include "src/communicator/peers.h"
@@ -149,11 +150,11 @@ class Communicator::Impl final : public Monitor {
   // Proof that another rank's buffers are not where this one's are, in words. `host_call`: the one
   // that the calling thread is in; null: it is in none.
   std::optional<Status> contradiction(const CallRecord* host_call) const;
-  // While it lives, calls on host buffers are not counted: they stand for others.
+  // While it lives, calls of its thread on host buffers are not counted: they stand for others.
   class Uncounted {
    public:
-    explicit Uncounted(Impl& impl) : impl_(impl) { impl_.uncounted_ = true; }
-    ~Uncounted() { impl_.uncounted_ = false; }
+    explicit Uncounted(Impl& impl) : impl_(impl) { impl_.uncounted_ = std::this_thread::get_id(); }
+    ~Uncounted() { impl_.uncounted_ = std::thread::id(); }
     Uncounted(const Uncounted&) = delete;
 
    private:
@@ -250,6 +251,7 @@ class Communicator::Impl final : public Monitor {
   std::string describe_call(const CallRecord& record) const;
   std::string describe_peer(Rank peer) const;
   std::string transport_names() const;
+  bool hand_over(const std::shared_ptr<Work::State>& state);
   void work_loop();
   // What every rank gives, by rank: an all_gather of `mine`.
   template <class T>
@@ -309,9 +311,9 @@ class Communicator::Impl final : public Monitor {
   std::map<std::pair<Rank, bool>, Sighting> sightings_;  // by peer, and whether it is gone
   enum class Occupant : uint8_t { nobody, a_call, beside };
   std::atomic<Occupant> in_call_{Occupant::nobody};  // who uses the transports
-  std::atomic<bool> device_streams_{false};  // calls on streams may run on the progress thread
-  bool meeting_ = false;                     // the current call is gather_for_devices()
-  bool uncounted_ = false;                   // see Uncounted
+  std::atomic<bool> device_streams_{false};   // calls on streams may run on the progress thread
+  bool meeting_ = false;                      // the current call is gather_for_devices()
+  std::atomic<std::thread::id> uncounted_{};  // whose calls are; see Uncounted
   std::atomic<bool> counting_{false};
   std::shared_ptr<CallTally> tally_;
   std::vector<std::shared_ptr<const CallTally>> peer_tallies_;  // null: this rank's own
@@ -341,7 +343,7 @@ class Communicator::Impl final : public Monitor {
 
   // The progress thread of asynchronous operations; started by the first.
   std::mutex work_mutex_;
-  std::condition_variable work_changed_;
+  Condition work_changed_;
   std::deque<std::shared_ptr<Work::State>> work_;
   std::atomic<uint32_t> pending_{0};
   std::atomic<std::thread::id> worker_id_{};

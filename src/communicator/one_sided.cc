@@ -62,7 +62,7 @@ void Communicator::Impl::OneSidedChannel::close(Clock::duration patience, bool f
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  stop_.notify_one();
+  stop_->notify_one();
   if (server_.joinable()) server_.join();
   std::lock_guard lock(mutex_);
   static_cast<void>(carrier_->finalize(patience));
@@ -96,7 +96,7 @@ void Communicator::Impl::OneSidedChannel::serve() {
       lock.lock();
       sleep = k_first_sleep;
     } else {
-      stop_.wait_for(lock, sleep, [this] { return stopping_; });
+      stop_->wait_for(lock, sleep, [this] { return stopping_; });
       sleep = std::min(sleep * 2, longest);
     }
   }

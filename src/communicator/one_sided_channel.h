@@ -61,7 +61,7 @@ class Communicator::Impl::OneSidedChannel final : public Monitor {
   const char* doing_ = "";
   Rank waiting_for_ = 0;
   bool late_ = false;  // the call has been reported
-  std::condition_variable stop_;
+  Condition stop_;
   bool stopping_ = false;
   std::thread server_;
 };

@@ -28,14 +28,25 @@ Status Work::wait_for(std::chrono::nanoseconds timeout) {
 Work Communicator::Impl::submit(std::function<Status()> body) {
   auto state = std::make_shared<Work::State>();
   state->body = std::move(body);
+  if (!hand_over(state)) {
+    state->status = state->body();
+    state->done = true;
+  }
+  return Work(state);
+}
+
+// False: after finalize(), or in a forked child, nobody is there to run it; it ends in an error.
+bool Communicator::Impl::hand_over(const std::shared_ptr<Work::State>& state) {
+  if (!usable().ok()) return false;
   {
     std::lock_guard lock(work_mutex_);
+    if (stopping_ && !on_worker()) return false;
     if (!worker_.joinable()) worker_ = std::thread([this] { work_loop(); });
     pending_.fetch_add(1, std::memory_order_acq_rel);
     work_.push_back(state);
   }
-  work_changed_.notify_one();
-  return Work(state);
+  work_changed_->notify_one();
+  return true;
 }
 
 void Communicator::Impl::work_loop() {
@@ -44,7 +55,7 @@ void Communicator::Impl::work_loop() {
     std::shared_ptr<Work::State> next;
     {
       std::unique_lock lock(work_mutex_);
-      work_changed_.wait(lock, [&] { return stopping_ || !work_.empty(); });
+      work_changed_->wait(lock, [&] { return stopping_ || !work_.empty(); });
       if (work_.empty()) return;
       next = std::move(work_.front());
       work_.pop_front();
@@ -67,12 +78,16 @@ Status Communicator::Impl::finalize(Clock::duration patience) {
   const bool forked = fork_guard_ != nullptr && *static_cast<volatile char*>(fork_guard_) == 0;
   // What streams still hold may run on the progress thread.
   if (const auto device = device_rank()) device->device_path().drain();
-  {
-    std::lock_guard lock(work_mutex_);
-    stopping_ = true;
+  if (forked) {  // the thread and whoever held the lock are the parent's
+    if (worker_.joinable()) worker_.detach();
+  } else {
+    {
+      std::lock_guard lock(work_mutex_);
+      stopping_ = true;
+    }
+    work_changed_->notify_one();
+    if (worker_.joinable()) worker_.join();
   }
-  work_changed_.notify_one();
-  if (worker_.joinable()) worker_.join();
   finalized_ = true;
   const bool alone = enter_call();  // nobody looks meanwhile, nor afterwards
   if (channel_ != nullptr) channel_->close(patience, forked);

@@ -87,6 +87,21 @@ TEST(Async, RunsInOrderAndBlockingCallsQueueBehind) {
   });
 }
 
+TEST(Async, WhatComesAfterTheGoodbyeIsAnError) {
+  for (const bool worked : {false, true}) {
+    Communicators world = make_world(1);
+    Communicator& c = *world[0];
+    float x = 1;
+    if (worked) {
+      EXPECT_TRUE(c.all_reduce_async(&x, &x, 1, DType::float32, ReduceOp::sum).wait().ok());
+    }
+    EXPECT_TRUE(c.finalize().ok());
+    Work late = c.all_reduce_async(&x, &x, 1, DType::float32, ReduceOp::sum);
+    EXPECT_EQ(late.wait().code(), Code::invalid_usage);
+    EXPECT_THAT(late.wait().message(), HasSubstr("the communicator was finalized"));
+  }
+}
+
 TEST(Several, CommunicatorsOverTheSameRanksProgressIndependently) {
   Communicators a = make_world(4), b = make_world(4);
   on_every_rank(a, [&](Communicator& c) {

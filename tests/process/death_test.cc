@@ -96,12 +96,19 @@ TEST(Fork, AChildGetsAnErrorAndTheParentGoesOn) {
   Job job(2, over("shm"), [](Communicator& c, Board&) -> std::string {
     int x = 1;
     if (!c.all_reduce(&x, &x, 1, DType::int32, ReduceOp::sum).ok()) return "before the fork";
+    int y = 1;  // as of now there is a progress thread, which a child has not
+    if (!c.all_reduce_async(&y, &y, 1, DType::int32, ReduceOp::sum).wait().ok())
+      return "asynchronously, before the fork";
     const pid_t child = fork();
     if (child == 0) {
-      const Status s = c.all_reduce(&x, &x, 1, DType::int32, ReduceOp::sum);
-      _exit(s.code() == Code::invalid_usage && s.message().find("forked child") != std::string::npos
-                ? 0
-                : 1);
+      const auto refused = [](const Status& s) {
+        return s.code() == Code::invalid_usage &&
+               s.message().find("forked child") != std::string::npos;
+      };
+      const bool both = refused(c.all_reduce(&x, &x, 1, DType::int32, ReduceOp::sum)) &&
+                        refused(c.all_reduce_async(&x, &x, 1, DType::int32, ReduceOp::sum)
+                                    .wait_for(std::chrono::seconds(20)));
+      _exit(both ? 0 : 1);
     }
     int status = 0;
     waitpid(child, &status, 0);
@@ -110,6 +117,23 @@ TEST(Fork, AChildGetsAnErrorAndTheParentGoesOn) {
     return s.ok() && x == 4 ? "" : "after the fork: " + s.to_string();
   });
   job.expect_all_well();
+}
+
+TEST(Fork, AChildDestroysWhatItHasInherited) {
+  auto world = Communicator::create_local(1, Config());
+  ASSERT_TRUE(world.ok()) << world.status().to_string();
+  int x = 1;
+  Communicator& c = *(*world)[0];
+  EXPECT_TRUE(c.all_reduce_async(&x, &x, 1, DType::int32, ReduceOp::sum).wait().ok());
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // it would wait for threads of the parent
+    world->clear();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(Init, AMissingRankIsNamedAtTheDeadline) {
