@@ -67,11 +67,13 @@ bool Communicator::Impl::fail(const Status& status, Rank culprit) {
   return true;
 }
 
-Status Communicator::Impl::lost_during_device_call(Rank peer) const {
-  return Status(
-      Code::remote_error,
-      fmt::format("rank {}: {} is gone; a kernel waited for it during {} on device buffers", rank_,
-                  describe_peer(peer), describe_call(device_record(*tally_))));
+Status Communicator::Impl::lost_during_device_call(Rank peer, const Status& connection) const {
+  const std::string what = connection.ok() ? describe_peer(peer) + " is gone"
+                                           : fmt::format("the connection to {} broke ({})",
+                                                         describe_peer(peer), connection.message());
+  return Status(Code::remote_error,
+                fmt::format("rank {}: {}; a kernel waited for it during {} on device buffers",
+                            rank_, what, describe_call(device_record(*tally_))));
 }
 
 // --- tallies
@@ -100,8 +102,11 @@ Result<std::vector<std::shared_ptr<std::byte>>> Communicator::Impl::share_memory
   }
   std::memset(own.get(), 0, bytes);
   MemoryOffer mine{process, 0, &own, {}};
-  const Rank any = rank_ == 0 ? 1 : 0;
   if (ranks_ > 1 && memory != nullptr) {
+    // Ranks of this host first: those of others see it by no transport.
+    Rank any = rank_ == 0 ? 1 : 0;
+    for (Rank r = 0; r < ranks_; ++r)
+      if (r != rank_ && peers_.host[r] == peers_.host[rank_]) any = r;
     Transport& transport = router_->transport(any);
     mine.transport = std::hash<std::string_view>()(transport.name());
     // Where it cannot be described, peers do without.

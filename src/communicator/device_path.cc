@@ -132,7 +132,6 @@ Status DevicePath::open(const std::shared_ptr<cuda::Runtime>& runtime) {
   staging_ = std::make_unique<cuda::Staging>(*runtime, **device);
   limits_ = {config->gpu_blocks, config->gpu_copy_engine_bytes};
   shares_device_ = config->multi_rank_gpu;
-  host_id_ = config->host_id;
   return {};
 }
 
@@ -274,8 +273,8 @@ Status DevicePath::meet() {
   const auto gather = [&](const void* mine, void* all, size_t bytes) {
     return impl.gather_for_devices(mine, all, bytes);
   };
-  const cuda::PeerWorld::Member mine =
-      cuda::PeerWorld::describe(*runtime_, **device, this_host(host_id_), limits_.blocks);
+  const cuda::PeerWorld::Member mine = cuda::PeerWorld::describe(
+      *runtime_, **device, this_host(impl.config().host_id), limits_.blocks);
   std::vector<cuda::PeerWorld::Member> members(host_.ranks());
   TUTTI_RETURN_IF_ERROR(gather(&mine, members.data(), sizeof mine));
   std::string why = cuda::PeerWorld::obstacle(members);
@@ -294,22 +293,42 @@ Status DevicePath::meet() {
                                       cuda::PeerWorld::default_shape(host_.ranks()), gather,
                                       std::move(pages));
     if (!made && made.status().code() != Code::unsupported) return made.status();
+    proxy_ = nullptr;  // of an earlier try
     if (made) peers_ = std::move(*made);
     if (!made) why = made.status().message();
+    if (peers_ != nullptr && peers_->mirrors() != nullptr) TUTTI_RETURN_IF_ERROR(open_proxy());
     if (peers_ != nullptr) TUTTI_RETURN_IF_ERROR(make_planner(members, gather));
   }
   impl.count_calls(peers_ != nullptr);
   met_.store(true, std::memory_order_release);
-  if (!why.empty())
-    host_.inform(fmt::format("rank {}: device buffers go through the host: {}", host_.rank(), why));
+  if (host_.ranks() > 1)
+    host_.inform(fmt::format("rank {}: device buffers go through {}", host_.rank(),
+                             !why.empty()        ? "the host: " + why
+                             : proxy_ != nullptr ? "windows, and a proxy to ranks on other hosts"
+                                                 : "windows"));
   return {};
 }
 
-// Of one host: rank 0 has looked for all.
+// The connections are a communicator's of their own: those of this one belong to the thread of its
+// calls.
+Status DevicePath::open_proxy() {
+  auto carrier = host_.impl()->split(0, static_cast<int>(host_.rank()), nullptr);
+  if (!carrier)
+    return carrier.status().with_context(
+        fmt::format("rank {}: connections of the proxy", host_.rank()));
+  auto proxy = std::make_unique<DeviceProxy>(std::move(*carrier), *peers_);
+  TUTTI_RETURN_IF_ERROR(proxy->open());
+  proxy_ = std::move(proxy);
+  return {};
+}
+
+// Of one host rank 0 has looked for all.
 Status DevicePath::make_planner(const std::vector<cuda::PeerWorld::Member>& members,
                                 const cuda::PeerWorld::Gather& gather) {
   const Communicator::Impl& impl = *host_.impl();
-  std::string seen = host_.rank() == 0 ? look_at_devices(impl.config()) : std::string();
+  const bool several_hosts = cuda::PeerWorld::several_hosts(members);
+  std::string seen =
+      host_.rank() == 0 && !several_hosts ? look_at_devices(impl.config()) : std::string();
   uint64_t bytes = seen.size();
   std::vector<uint64_t> sizes(host_.ranks());
   TUTTI_RETURN_IF_ERROR(gather(&bytes, sizes.data(), sizeof bytes));
@@ -331,6 +350,7 @@ Status DevicePath::make_planner(const std::vector<cuda::PeerWorld::Member>& memb
   world.window = peers_->shape();
   world.blocks = peers_->blocks();
   const Planner& planner = impl.planner();
+  if (several_hosts) world.hosts = std::make_shared<const Placement>(planner.placement());
   planner_ = std::make_unique<DevicePlanner>(std::move(world), planner.profile(), planner.rules(),
                                              planner.deterministic());
   return {};
@@ -535,6 +555,7 @@ Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
 // --- the watch
 
 void DevicePath::watch() {
+  if (proxy_ != nullptr) proxy_->wake();
   std::lock_guard lock(watch_mutex_);
   if (!watcher_.joinable()) watcher_ = std::thread([this] { watch_loop(); });
   if (watching_) return;
@@ -586,12 +607,15 @@ bool DevicePath::look() {
   if (status.code() == Code::remote_error) status = reason_of(status, impl, *peers_);
   std::vector<Rank> gone;
   if (status.ok()) status = impl.look(&gone);
+  const std::vector<Rank> dead = gone;
+  if (proxy_ != nullptr) gone = proxy_->ended(dead);
   if (status.ok()) status = impl.contradiction(nullptr).value_or(Status());
   // Who was gone at the last turn, and is waited for since.
   if (const std::optional<Rank> awaited = peers_->take_awaited();
       status.ok() && awaited && std::count(gone_.begin(), gone_.end(), *awaited) > 0) {
     culprit = *awaited;
-    status = impl.lost_during_device_call(culprit);
+    const bool is_dead = std::count(dead.begin(), dead.end(), culprit) > 0;
+    status = impl.lost_during_device_call(culprit, is_dead ? Status() : proxy_->status(culprit));
   }
   gone_ = std::move(gone);
   if (status.ok()) return true;

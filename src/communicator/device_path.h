@@ -2,10 +2,10 @@
 // docs/cuda.md has the whole picture.
 //
 // All ranks of a communicator that meet in one group of this process are served by a kernel (or the
-// copy engines) over everybody's buffers. Ranks with a device each on one host run plans through
-// each other's windows. Everything else is staged: through pinned memory and the CPU executor, in
-// stream order. Which of the last two it is, ranks find out together at their first collective on
-// device buffers.
+// copy engines) over everybody's buffers. Ranks with a device each run plans through each other's
+// windows, or mirrors of them where they are on other hosts. Everything else is staged: through
+// pinned memory and the CPU executor, in stream order. Which of the last two it is, ranks find out
+// together at their first collective on device buffers.
 #pragma once
 
 #include <atomic>
@@ -22,6 +22,7 @@
 
 #include "src/communicator/device_operation.h"
 #include "src/communicator/device_plan.h"
+#include "src/communicator/device_proxy.h"
 #include "src/communicator/impl.h"
 #include "src/cuda/group_launch.h"
 #include "src/cuda/peer_world.h"
@@ -97,6 +98,7 @@ class DevicePath {
 
   Status open(const std::shared_ptr<cuda::Runtime>& runtime);
   Status check(const DeviceOperation& op) const;
+  Status open_proxy();
   void line_up(const Start* start);
   bool is_next(const Start* start);
   void step_out(const Start* start);
@@ -134,13 +136,13 @@ class DevicePath {
   std::unique_ptr<cuda::Staging> staging_;
   cuda::LaunchLimits limits_;
   bool shares_device_ = false;  // TUTTI_MULTI_RANK_GPU
-  std::string host_id_;         // TUTTI_HOST_ID
   std::mutex starts_mutex_;
   std::deque<const Start*> starts_;    // calls behind their callers, in order
   std::atomic<uint32_t> starting_{0};  // so many
   std::atomic<bool> met_{false};  // the ranks have told each other what devices they have; then:
   std::unique_ptr<cuda::PeerWorld> peers_;  // null: calls are staged
   std::unique_ptr<DevicePlanner> planner_;  // with peers_
+  std::unique_ptr<DeviceProxy> proxy_;      // likewise, where some are on other hosts
 
   std::mutex watch_mutex_;
   std::condition_variable watch_changed_;

@@ -26,9 +26,11 @@ WireProtocol protocol_of(Wire wire) {
 }
 
 std::string label(const Choice& choice) {
-  return fmt::format("{}{}{}", choice.algorithm,
+  const bool level = choice.hierarchical() && choice.mapping > 0;
+  return fmt::format("{}{}{}{}", choice.algorithm,
                      choice.chunks > 0 ? fmt::format("@{}", choice.chunks) : "",
-                     choice.along_links() ? " along the links" : "");
+                     choice.along_links() ? " along the links" : "",
+                     level ? fmt::format(" on level {} alone", choice.mapping - 1) : "");
 }
 
 Planner::Call planned(const DevicePlanner::Call& call) {
@@ -43,7 +45,8 @@ DevicePlanner::DevicePlanner(DeviceWorld world, Profile profile, std::vector<Tun
       profile_(std::move(profile)),
       rules_(std::move(rules)),
       deterministic_(deterministic),
-      plans_(device_placement(world_.ranks, world_.topology),
+      plans_(world_.hosts != nullptr ? device_placement(*world_.hosts)
+                                     : device_placement(world_.ranks, world_.topology),
              device_profile(profile_, WireProtocol::slots), {}, deterministic) {}
 
 const TuneRule* DevicePlanner::rule_for(const Call& call) const {
@@ -84,6 +87,7 @@ Result<PlanPtr> DevicePlanner::plan(const Choice& choice, const Call& call, bool
   request.root = call.root;
   request.in_place = in_place;
   request.chunks = choice.chunks;
+  request.hierarchy = plans_.placement().hierarchy;
   TUTTI_RETURN_IF_ERROR(algorithm->supports(request));
   return plans_.plan(planned(call), choice, in_place);
 }
@@ -119,7 +123,9 @@ Result<DevicePlanner::Decision> DevicePlanner::by_rule(const Call& call, const T
       serves(d.choice, call, d.wire).with_context("tune, on devices: " + rule.algorithm));
   Decision along = d;
   along.choice.mapping = 1;
-  return !deterministic_ && serves(along.choice, call, d.wire).ok() ? along : d;
+  return !deterministic_ && along.choice.along_links() && serves(along.choice, call, d.wire).ok()
+             ? along
+             : d;
 }
 
 DevicePlanner::Decision DevicePlanner::by_size(const Call& call, std::optional<Wire> wire) const {
@@ -146,10 +152,12 @@ std::optional<DevicePlanner::Decision> DevicePlanner::by_price(const Call& call,
   Result<std::vector<DeviceCandidate>> priced = candidates(call, wire);
   if (!priced) return std::nullopt;
   for (const DeviceCandidate& c : *priced) {
-    if (c.choice.hierarchical()) continue;
     const std::optional<Wire> its = wire_of(c.protocol);
     if (serves(c.choice, call, its).ok())
-      return Decision{c.choice, its, "the least time over the links between the devices"};
+      return Decision{c.choice, its,
+                      world_.hosts != nullptr
+                          ? "the least time over the network between the hosts"
+                          : "the least time over the links between the devices"};
   }
   return std::nullopt;
 }
@@ -191,7 +199,7 @@ std::optional<DevicePlanner::Decision> DevicePlanner::by_launches(const Call& ca
 std::optional<DevicePlanner::Decision> DevicePlanner::for_class(const Call& call,
                                                                 std::optional<Wire> wire) {
   if (deterministic_ || call.collective == Collective::barrier || world_.ranks == 1) return {};
-  if (world_.turns == 1 && world_.topology == nullptr) return {};
+  if (world_.turns == 1 && !has_prices()) return {};
   const ShapeClass shape = ShapeClass::of(call.collective, call.bytes(), call.dtype, call.op);
   Call largest = call;
   largest.count = shape.bytes / size_of(call.dtype);
@@ -230,16 +238,17 @@ Result<DevicePlanner::Chosen> DevicePlanner::choose(const Call& call) {
 Result<std::string> DevicePlanner::explain(const Call& call) {
   Result<Decision> decision = decide(call);
   if (!decision) return decision.status();
-  std::string text = fmt::format("{} of {} B among {} ranks with devices of one host",
-                                 name(call.collective), call.bytes(), world_.ranks);
+  std::string text = fmt::format(
+      "{} of {} B among {} ranks with devices of {}", name(call.collective), call.bytes(),
+      world_.ranks,
+      world_.hosts == nullptr ? "one host" : fmt::format("{} hosts", world_.hosts->hosts));
   if (world_.turns > 1) text += fmt::format(", {} of them on one device", world_.turns);
   text += fmt::format("; prices: profile \"{}\"\n", profile_.name);
-  if (world_.topology != nullptr && world_.turns == 1) {
+  if (has_prices()) {
     Result<std::vector<DeviceCandidate>> priced = candidates(call, std::nullopt);
     if (!priced) return priced.status();
     text += fmt::format("\n  {:<34} {:<8} {:>12}\n", "algorithm", "messages", "us");
     for (const DeviceCandidate& c : *priced) {
-      if (c.choice.hierarchical()) continue;
       const std::optional<Wire> its = wire_of(c.protocol);
       const Status served = serves(c.choice, call, its);
       const bool chosen = c.choice == decision->choice && its == decision->wire;

@@ -1,8 +1,9 @@
-// Which plan runs a collective between devices of one host, and how it moves messages.
+// Which plan runs a collective between devices, and how it moves messages.
 //
 // Whose word counts: a rule of Config::tune; deterministic runs, which take the same for all sizes;
 // where ranks share a device, the fewest launches (src/cuda/ranges.h); where it is known what lies
-// between the devices, the tuner's prices (src/planner/device_choice.h); else the size alone:
+// between the devices, or they are on several hosts, the tuner's prices
+// (src/planner/device_choice.h); else the size alone:
 // everyone reaches everyone, so nothing is forwarded. A pure function of what all ranks share.
 #pragma once
 
@@ -19,11 +20,12 @@
 
 namespace tutti {
 
-// What ranks with devices of one host know alike.
+// What ranks with devices know alike.
 struct DeviceWorld {
   uint32_t ranks = 1;
   std::shared_ptr<const Topology>
-      topology;        // rank r of it is the device of rank r; null: not known
+      topology;                            // rank r of it is the device of rank r; null: not known
+  std::shared_ptr<const Placement> hosts;  // who is on which; null: all on one
   uint32_t turns = 1;  // ranks on the device that most of them share; 1: each has its own
   cuda::WindowShape window;
   uint32_t blocks = 1;  // of a launch, at most
@@ -68,6 +70,10 @@ class DevicePlanner {
   using Class = std::tuple<Collective, uint64_t, DType, ReduceOp>;  // bytes rounded up
   using Key = std::tuple<Collective, uint64_t, DType, ReduceOp, Rank, bool>;
 
+  // Whether plans have prices: the links are known, and all devices run at once.
+  bool has_prices() const {
+    return world_.turns == 1 && (world_.topology != nullptr || world_.hosts != nullptr);
+  }
   const TuneRule* rule_for(const Call& call) const;
   Result<Decision> decide(const Call& call);
   std::optional<Decision> for_class(const Call& call, std::optional<cuda::Wire> wire);

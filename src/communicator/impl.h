@@ -85,6 +85,9 @@ class Communicator::Impl final : public Monitor {
   Status run_on_device(const DeviceOperation& operation);
   const Config& config() const { return config_; }
   const Planner& planner() const { return *planner_; }
+  // For a thread that alone uses this communicator, as a carrier of other traffic.
+  Router& router() { return *router_; }
+  const WaitPolicy& waiting() const { return policy_; }
   // Whether the caller is the thread of asynchronous operations.
   bool on_worker() const {
     return worker_id_.load(std::memory_order_relaxed) == std::this_thread::get_id();
@@ -134,7 +137,8 @@ class Communicator::Impl final : public Monitor {
   Status look(std::vector<Rank>* gone);
   // Latches an error that no call has found. False: a call runs, ask again.
   bool fail(const Status& status, Rank culprit);
-  Status lost_during_device_call(Rank peer) const;
+  // `connection`: what broke, where the rank itself may be well.
+  Status lost_during_device_call(Rank peer, const Status& connection) const;
   // Collective: an all_gather of int8 that is known for what it is to ranks that make another call.
   Status gather_for_devices(const void* mine, void* all, size_t bytes);
   // Collective: `bytes` of zeroed memory of every rank, by rank, as far as this one sees it (null:

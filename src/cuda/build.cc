@@ -177,14 +177,30 @@ class LaneBuilder {
   }
   // What both ends of the connection from one rank to another use.
   Link towards(Rank from, Rank to) const {
-    const WindowShape& w = request_.window;
-    std::byte* there = request_.windows[to];
+    const View receiver = view(to, from), sender = view(from, to);
+    const WindowShape& w = receiver.shape;
     Link link;
-    link.inbox = at<Inbox>(there, w.inbox(from, lane_));
-    link.ack = at<Ack>(request_.windows[from], w.ack(to, lane_));
-    link.packets = there + w.packets(from, lane_);
-    link.slots = there + w.slots(from, lane_);
+    link.inbox = at<Inbox>(receiver.base, w.inbox(receiver.place, lane_));
+    link.ack = at<Ack>(sender.base, sender.shape.ack(sender.place, lane_));
+    link.packets = receiver.base + w.packets(receiver.place, lane_);
+    link.slots = receiver.base + w.slots(receiver.place, lane_);
+    link.relayed = receiver.base != request_.windows[to] ? 1 : 0;
     return link;
+  }
+  // A rank's window towards a peer, or what stands for it.
+  struct View {
+    std::byte* base;
+    WindowShape shape;
+    Rank place;
+  };
+  View view(Rank owner, Rank peer) const {
+    const bool own = owner == request_.rank;
+    const Rank other = own ? peer : owner;
+    if (other < request_.mirrors.size() && request_.mirrors[other].here != nullptr) {
+      const Mirror& mirror = request_.mirrors[other];
+      return {own ? mirror.here : mirror.there, request_.window.between_two(), 0};
+    }
+    return {request_.windows[owner], request_.window, peer};
   }
   uint32_t signal(Lane from, Lane to, bool out) {
     return find(out ? out_ : in_, {out ? to : from, 1}, out ? draft_.out : draft_.in, [&] {

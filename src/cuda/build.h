@@ -27,8 +27,9 @@ struct PlanCall {
 // Errors: unsupported when the plan needs more lanes, workers, messages in flight or room in slots
 // than windows have.
 Result<DeviceCut> cut_of(const PlanCall& call, const WindowShape& window);
-// The same where a launch may take `blocks` blocks: with as many workers as the call's size is worth,
-// and without a `wire` through packets while one round holds it, then slots. Errors: unsupported.
+// The same where a launch may take `blocks` blocks: with as many workers as the call's size is
+// worth, and without a `wire` through packets while one round holds it, then slots. Errors:
+// unsupported.
 Result<DeviceCut> fit_cut(const PlanPtr& plan, uint64_t count, DType dtype,
                           const WindowShape& window, uint32_t blocks, std::optional<Wire> wire);
 // The most scratch that any call through packets or slots takes, at any size.
@@ -41,8 +42,9 @@ struct BuildRequest {
   WindowShape window;
   std::vector<std::byte*> windows;  // of every rank, as this rank's device addresses them
   std::byte* scratch =
-      nullptr;                 // scratch_bytes() of the largest layout, as the device addresses it
-  Control* control = nullptr;  // likewise
+      nullptr;                  // scratch_bytes() of the largest layout, as the device addresses it
+  Control* control = nullptr;   // likewise
+  std::vector<Mirror> mirrors;  // by rank, for those on other hosts; empty: there are none
 };
 
 // The program as bytes that hold pointers into themselves: right at one address only.

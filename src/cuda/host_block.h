@@ -10,23 +10,11 @@
 #include <chrono>
 #include <thread>
 
-#include "src/cuda/program.h"
+#include "src/cuda/host_flags.h"
 
 namespace tutti::cuda {
 
-struct HostMemory {
-  static uint64_t acquire(const uint64_t* p) {
-    return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(p)).load(std::memory_order_acquire);
-  }
-  static void release(uint64_t* p, uint64_t v) {
-    std::atomic_ref<uint64_t>(*p).store(v, std::memory_order_release);
-  }
-  static uint64_t load(const uint64_t* p) {
-    return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(p)).load(std::memory_order_relaxed);
-  }
-  static void store(uint64_t* p, uint64_t v) {
-    std::atomic_ref<uint64_t>(*p).store(v, std::memory_order_relaxed);
-  }
+struct HostMemory : HostFlags {
   // Others may have to run first, on few cores beside other programs: now and then the thread
   // sleeps.
   static void pause() {

@@ -179,11 +179,22 @@ class Worker {
       const uint64_t number = ++state_.out[link].messages;
       if (number > program_.depth)
         alive = await_ack(lane_.out[link], number - program_.depth) && alive;
+      if (alive && lane_.out[link].relayed != 0)
+        Memory::store(&lane_.out[link].inbox[worker_].sizes[number % program_.depth],
+                      size_word(number, cut_.wire == Wire::packets, payload(a)));
       if (alive) Memory::store(tag_of(lane_.out[link], number), tag(number));
       state_.pointers[i] = slot(lane_.out[link], number);
       state_.numbers[i] = static_cast<uint32_t>(number);
     });
     return !block_.any(!alive);
+  }
+
+  // Bytes of the message that a send fills, flags left out.
+  TUTTI_HD uint64_t payload(const DeviceAction& a) const {
+    if (cut_.wire == Wire::slots) return bytes(a.src_buffer, a.src, a.count);
+    uint64_t units = 0;
+    for (uint32_t c = 0; c < a.count; ++c) units += units_of(slice(a.src_buffer, a.src + c).bytes);
+    return units * k_unit;
   }
 
   TUTTI_HD void send_packets(const DeviceAction& a) {

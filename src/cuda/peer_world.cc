@@ -75,17 +75,21 @@ std::pair<Rank, Rank> PeerWorld::sharing(const std::vector<Member>& members) {
 std::string PeerWorld::obstacle(const std::vector<Member>& members) {
   if (members.size() > k_max_links)
     return fmt::format("{} ranks, at most {}", members.size(), k_max_links);
-  for (Rank r = 0; r < members.size(); ++r) {
-    if (members[r].host != members[0].host)
-      return fmt::format("rank 0 and rank {} are on different hosts", r);
+  for (Rank r = 0; r < members.size(); ++r)
     if (members[r].blocks == 0)
       return fmt::format("the device of rank {} runs no cooperative grids", r);
-  }
   for (Rank a = 0; a < members.size(); ++a)
     for (Rank b = a + 1; b < members.size(); ++b)
       if (share_device(members[a], members[b]) && members[a].process == members[b].process)
         return fmt::format("rank {} and rank {} of one process share a device", a, b);
+  if (const auto [a, b] = sharing(members); a != b && several_hosts(members))
+    return fmt::format("rank {} and rank {} share a device, and others are on other hosts", a, b);
   return "";
+}
+
+bool PeerWorld::several_hosts(const std::vector<Member>& members) {
+  return std::any_of(members.begin(), members.end(),
+                     [&](const Member& m) { return m.host != members[0].host; });
 }
 
 WindowShape PeerWorld::default_shape(uint32_t ranks) {
@@ -113,7 +117,7 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
   // Whatever fails here, the others are told: they must not wait for this rank, nor go another way
   // than it.
   Offer mine;
-  mine.vote = Vote(world->open_own());
+  mine.vote = Vote(world->open_own(members));
   if (world->window_ != nullptr) {
     mine.window = world->window_->memory->address();
     mine.handle = world->window_->handle;
@@ -129,7 +133,7 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
 }
 
 // All that takes memory or loads code, while no grid waits for anyone.
-Status PeerWorld::open_own() {
+Status PeerWorld::open_own(const std::vector<Member>& members) {
   auto control = Allocation::pinned(runtime_, device_, sizeof(Control));
   if (!control) return control.status();
   control_ = std::move(*control);
@@ -148,6 +152,12 @@ Status PeerWorld::open_own() {
   auto window = runtime_.windows().take(device_, shape_.bytes());
   if (!window) return window.status();
   window_ = std::move(*window);
+  if (!several_hosts(members)) return {};
+  std::vector<bool> remote;
+  for (const Member& m : members) remote.push_back(m.host != members[rank_].host);
+  auto mirrors = Mirrors::make(runtime_, device_, shape_, remote);
+  if (!mirrors) return mirrors.status();
+  mirrors_ = std::move(*mirrors);
   return {};
 }
 
@@ -157,6 +167,10 @@ Status PeerWorld::open_peers(const std::vector<Member>& members, const void* off
   // (Inbox::left).
   TUTTI_RETURN_IF_ERROR(window_->memory->zero(0, window_->bytes));
   for (Rank r = 0; r < members.size(); ++r) {
+    if (members[r].host != members[rank_].host) {
+      windows_.push_back(nullptr);
+      continue;
+    }
     if (members[r].process == runtime_.identity()) {
       Result<Device*> theirs = runtime_.device(members[r].ordinal);
       if (!theirs) return theirs.status();
@@ -179,21 +193,27 @@ PeerWorld::~PeerWorld() {
   runtime_.windows().give(std::move(window_), reusable);
 }
 
-// Whether all that was sent has been acknowledged: then no peer writes into the window any more.
+// Whether all that was sent to peers of this host has been acknowledged: then none of them writes
+// into the window any more.
 bool PeerWorld::quiet() const {
   if (windows_.empty()) return true;  // nobody has it
   const uint64_t links = uint64_t{shape_.ranks} * shape_.lanes * shape_.workers;
   std::vector<Ack> acks(links);
   std::vector<Counters> sent(links);
+  const auto relayed = [&](uint64_t peer) {
+    return mirrors_ != nullptr && mirrors_->all()[peer].here != nullptr;
+  };
   const auto until = std::chrono::steady_clock::now() + k_patience;
   while (std::atomic_ref<uint64_t>(control()->abort).load() == 0) {
     const Allocation& memory = *window_->memory;
     if (!memory.read(shape_.ack(0, 0), std::as_writable_bytes(std::span(acks))).ok() ||
         !memory.read(shape_.counters_out(0, 0), std::as_writable_bytes(std::span(sent))).ok())
       return false;
-    if (std::equal(acks.begin(), acks.end(), sent.begin(),
-                   [](const Ack& a, const Counters& c) { return a.tail == c.messages; }))
-      return true;
+    bool all = true;
+    for (uint64_t link = 0; link < links; ++link)
+      all =
+          all && (relayed(link / (links / shape_.ranks)) || acks[link].tail == sent[link].messages);
+    if (all) return true;
     if (std::chrono::steady_clock::now() > until) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
@@ -259,7 +279,8 @@ Status PeerWorld::prepare(const PlanPtr& plan) {
     return Status(Code::invalid_argument,
                   fmt::format("a plan of {} ranks for {}", plan->shape().ranks, shape_.ranks));
   TUTTI_RETURN_IF_ERROR(ensure_scratch(scratch_bound(*plan, shape_)));
-  BuildRequest request{plan, rank_, shape_, windows_, scratch_, control()};
+  BuildRequest request{plan, rank_, shape_, windows_, scratch_, control(), {}};
+  if (mirrors_ != nullptr) request.mirrors = mirrors_->all();
   Result<uint64_t> bytes = program_bytes(request);
   if (!bytes) return bytes.status();
   Result<Place> place = reserve(*bytes);
@@ -302,6 +323,7 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   launch.lanes = call.plan->shape().lanes;
   launch.op = operator_of({call.plan, call.count, call.dtype, call.op, cut->wire, cut->workers});
   launch.cut = *cut;
+  if (mirrors_ != nullptr) mirrors_->use(launch.lanes, launch.cut.workers);
   Program& program = programs_[call.plan.get()];
   launch.calls[0].program = program.address;
   launch.calls[0].buffers.base[static_cast<int>(Buffer::input)] =

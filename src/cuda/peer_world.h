@@ -8,6 +8,9 @@
 // one process on one device go another way: their streams may share a queue of the device, where
 // one that waits keeps back the other that it waits for.
 //
+// The windows of ranks on other hosts have mirrors here (mirrors.h). Who makes such a world runs a
+// proxy over them (proxy.h) for as long as the world lives.
+//
 // Data crosses in the windows (packets, slots): peers never see the buffers of a call, so these
 // need neither registration nor mapping. A plan's form that holds for two different buffers holds
 // in place as well where all it sends of a chunk is sent before anything is received into that
@@ -23,6 +26,7 @@
 #include <vector>
 
 #include "src/cuda/gates.h"
+#include "src/cuda/mirrors.h"
 #include "src/cuda/ranges.h"
 #include "src/cuda/window_store.h"
 
@@ -52,6 +56,7 @@ class PeerWorld {
   // The first two ranks on one device; none: {0, 0}.
   static std::pair<Rank, Rank> sharing(const std::vector<Member>& members);
   static bool share_device(const Member& a, const Member& b);
+  static bool several_hosts(const std::vector<Member>& members);
 
   // The windows that `make` uses where it is not told otherwise.
   static WindowShape default_shape(uint32_t ranks);
@@ -91,6 +96,8 @@ class PeerWorld {
                         std::optional<Wire> wire = {}) const;
   const WindowShape& shape() const { return shape_; }
   uint32_t blocks() const { return blocks_; }
+  // Of the windows of ranks on other hosts; null where there are none.
+  Mirrors* mirrors() const { return mirrors_.get(); }
 
   // Every grid, also a later one, leaves as soon as it looks, and so do the peers' that wait for
   // it. From any thread.
@@ -123,7 +130,7 @@ class PeerWorld {
 
   PeerWorld(Runtime& runtime, Device& device, Rank rank, const WindowShape& shape, uint32_t blocks)
       : runtime_(runtime), device_(device), rank_(rank), shape_(shape), blocks_(blocks) {}
-  Status open_own();
+  Status open_own(const std::vector<Member>& members);
   Status open_peers(const std::vector<Member>& members, const void* offers);
   Result<Place> reserve(uint64_t bytes);
   Status ensure_scratch(uint64_t bytes);
@@ -139,7 +146,8 @@ class PeerWorld {
   WindowShape shape_;
   uint32_t blocks_;  // of a grid, at most; the same on every rank
   std::unique_ptr<WindowStore::Window> window_;
-  std::vector<std::byte*> windows_;  // of every rank, as the device addresses them
+  std::vector<std::byte*> windows_;   // of every rank of this host, as the device addresses them
+  std::unique_ptr<Mirrors> mirrors_;  // of the others'
   std::unique_ptr<Allocation> control_;
   Gates::Pages pages_;                               // until they are
   std::unique_ptr<Gates> gates_;                     // null: grids wait for each other

@@ -5,9 +5,10 @@
 // on disjoint parts of the data, so what verify() proves of the plan holds for each of them.
 //
 // Ranks talk through *windows*, memory of each rank that its peers can reach (same process, or CUDA
-// IPC). For every (peer, lane, worker) a window has an inbox, which the peer writes, and an ack,
-// which tells this rank how much the peer has consumed. Message numbers only grow and live in
-// device memory from call to call, so a captured graph can be replayed.
+// IPC; for peers on other hosts, mirrors of them: mirror.h). For every (peer, lane, worker) a
+// window has an inbox, which the peer writes, and an ack, which tells this rank how much the peer
+// has consumed. Message numbers only grow and live in device memory from call to call, so a
+// captured graph can be replayed.
 //
 // A program says who talks to whom, in which order; how a call is cut into bytes is its DeviceCut,
 // which is an argument of the launch. So one program serves every size and type of a plan.
@@ -51,8 +52,10 @@ struct alignas(128) Inbox {
   // call's signature, written as one word.
   uint64_t tags[k_max_depth];
   uint64_t left;  // not zero: the sender gave up; like a tag, with number 1
+  // Likewise, where a proxy passes messages on: what it has to know of them (size_word()).
+  uint64_t sizes[k_max_depth];
 };
-static_assert(sizeof(Inbox) == 128);
+static_assert(sizeof(Inbox) == 256);
 struct alignas(128) Ack {
   uint64_t tail;  // number of the latest message that the receiver has consumed
   uint64_t left;  // as in Inbox, of the receiver
@@ -71,6 +74,7 @@ struct Link {
   std::byte* slots = nullptr;    // likewise
   Counters* counters = nullptr;  // of this end
   uint32_t peer = 0;
+  uint32_t relayed = 0;  // not zero: the peer is on another host, a proxy passes messages on
 };
 
 struct Operand {
@@ -196,5 +200,12 @@ TUTTI_HD constexpr uint64_t share_of(uint64_t bytes, uint32_t parts) {
 // A message of packets holds whole units: 8 bytes of data in two packets.
 inline constexpr uint32_t k_unit = 8;
 TUTTI_HD constexpr uint64_t units_of(uint64_t bytes) { return (bytes + k_unit - 1) / k_unit; }
+
+// What the sender tells the proxy of a message, in one word: its number (high half), how it lies in
+// its slot, and its bytes, flags left out.
+inline constexpr uint32_t k_in_packets = uint32_t{1} << 31;
+TUTTI_HD constexpr uint64_t size_word(uint64_t number, bool packets, uint64_t bytes) {
+  return number << 32 | (packets ? k_in_packets : 0) | bytes;
+}
 
 }  // namespace tutti::cuda

@@ -41,12 +41,26 @@ struct WindowShape {
     return counters_in(ranks, 0) + pair * workers * sizeof(Counters);
   }
   uint64_t bytes() const { return counters_signal(lanes, 0, false); }
+  // What of a window two ranks use between them, as a window that has a place for one peer alone.
+  WindowShape between_two() const {
+    WindowShape shape = *this;
+    shape.ranks = 1;
+    return shape;
+  }
+  uint64_t shared_bytes() const { return counters_out(0, 0); }
 
  private:
   uint64_t place(uint32_t peer, uint32_t lane) const {
     return (uint64_t{peer} * lanes + lane) * workers;
   }
   uint64_t inboxes() const { return place(ranks, 0) * sizeof(Inbox); }
+};
+
+// What stands for the windows of this rank and a peer on another host (mirrors.h), each laid out as
+// WindowShape::between_two().
+struct Mirror {
+  std::byte* there = nullptr;  // for the peer's: this rank's kernels write into it
+  std::byte* here = nullptr;   // for this rank's own: its kernels read it
 };
 
 }  // namespace tutti::cuda

@@ -12,6 +12,10 @@ constexpr double k_slot_end = 7e-7;      // blocks meet, a fence, a flag: at eit
 constexpr double k_device_byte = 1e-12;  // a byte reduced or copied: terabytes a second
 // Of an NVLink or PCI link, where neither profile nor topology has a latency.
 constexpr double k_link_latency = 7e-7;
+// Between devices of a host of several: PCI, fourth generation.
+constexpr double k_near_byte = 1 / 25e9;
+// At either end of a message over the network: a proxy finds it, a flag crosses PCI.
+constexpr double k_relay = 2e-6;
 // Half of the words of packets are flags.
 constexpr double k_packet_share = 0.5;
 
@@ -28,6 +32,14 @@ void charge_link(LinkCost& cost, double share) {
   }
 }
 
+EndCost relayed(EndCost ends) {
+  ends.send += k_relay;
+  ends.recv += k_relay;
+  for (SizeCurve* curve : {&ends.send_curve, &ends.recv_curve})
+    for (SizeCurve::Knot& knot : curve->knots) knot.seconds += k_relay;
+  return ends;
+}
+
 }  // namespace
 
 Placement device_placement(uint32_t ranks, std::shared_ptr<const Topology> topology) {
@@ -36,6 +48,17 @@ Placement device_placement(uint32_t ranks, std::shared_ptr<const Topology> topol
   p.host.assign(ranks, 0);
   p.topology = std::move(topology);
   if (p.topology != nullptr) p.orders = link_orders(p);
+  return p;
+}
+
+Placement device_placement(const Placement& ranks) {
+  Placement p;
+  p.ranks = ranks.ranks;
+  p.hosts = ranks.hosts;
+  p.host = ranks.host;
+  p.hierarchy = ranks.hierarchy;
+  p.network_bandwidth = ranks.network_bandwidth;
+  p.orders = link_orders(p);
   return p;
 }
 
@@ -50,6 +73,10 @@ Profile device_profile(const Profile& given, WireProtocol protocol) {
       cost = given.links[static_cast<int>(c)][way];
       charge_link(cost, packets ? k_packet_share : 1);
     }
+  for (LinkClass c : {LinkClass::nic, LinkClass::network})
+    for (int way : {0, 1})
+      p.links[static_cast<int>(c)][way] = given.links[static_cast<int>(c)][way];
+  p.network_ends = relayed(given.ends_of(true));
   p.call_overhead = k_launch;
   p.ends.send = p.ends.recv = packets ? k_packet_end : k_slot_end;
   // Through slots a byte is stored once more than it has to be, and read.
@@ -66,11 +93,18 @@ Result<std::vector<DeviceCandidate>> price_on_devices(const Placement& placement
   PlanRequest request;
   request.collective = collective;
   request.ranks = placement.ranks;
+  request.hierarchy = placement.hierarchy;
   std::vector<DeviceCandidate> all;
   for (WireProtocol protocol : {WireProtocol::packets, WireProtocol::slots}) {
     if (only && *only != protocol) continue;
+    Profile profile = device_profile(given, protocol);
+    if (placement.hosts > 1)
+      for (LinkCost& near : profile.links[static_cast<int>(LinkClass::memory)]) {
+        near.beta = k_near_byte;
+        charge_link(near, protocol == WireProtocol::packets ? k_packet_share : 1);
+      }
     Result<std::vector<Priced>> priced =
-        price_candidates(placement, device_profile(given, protocol), request, bytes, dtype, op);
+        price_candidates(placement, profile, request, bytes, dtype, op);
     if (!priced) return priced.status();
     for (const Priced& p : *priced)
       all.push_back({{std::string(p.candidate.algorithm->name), p.candidate.request.chunks,

@@ -1,9 +1,10 @@
-// What may serve a collective between devices of one host, priced over the links between them: the
-// plans of the tuner, once for each wire protocol of the plan interpreter (src/cuda/program.h).
+// What may serve a collective between devices, priced over the links between them: the plans of the
+// tuner, once for each wire protocol of the plan interpreter (src/cuda/program.h).
 //
-// Links have the profile's prices where it has some for their class (nvlink, pci), else the
-// topology's bandwidth. What devices themselves charge (a launch, a flag, a byte reduced) is
-// assumed: nobody has measured it.
+// Links have the profile's prices where it has some for their class (nvlink, pci, network), else
+// the topology's bandwidth. What devices themselves charge (a launch, a flag, a byte reduced), what
+// a proxy adds to a message over the network (src/cuda/proxy.h), and on several hosts what lies
+// between the devices of each, is assumed: nobody has measured it.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,8 @@ namespace tutti {
 // Devices in place of ranks: flat, on one host, reached by loads and stores. `topology`: its rank r
 // is on the device of rank r.
 Placement device_placement(uint32_t ranks, std::shared_ptr<const Topology> topology);
+// Devices on several hosts, in place of `ranks`, one each.
+Placement device_placement(const Placement& ranks);
 // The prices of devices on the links of `given`.
 Profile device_profile(const Profile& given, WireProtocol protocol);
 

@@ -47,6 +47,41 @@ std::string algorithm(DevicePlanner& p, const DevicePlanner::Call& call) {
   return chosen ? chosen->plan->algorithm() : chosen.status().to_string();
 }
 
+// So many ranks on each of the hosts.
+DeviceWorld on_hosts(uint32_t hosts, uint32_t each) {
+  Placement p;
+  p.ranks = hosts * each;
+  p.hosts = hosts;
+  for (Rank r = 0; r < p.ranks; ++r) p.host.push_back(r / each);
+  p.hierarchy = Hierarchy::even(p.ranks, {each});
+  DeviceWorld w = world(p.ranks);
+  w.hosts = std::make_shared<const Placement>(p);
+  return w;
+}
+
+// Few steps for what is small, few bytes between the hosts for what is large; all of it is served.
+TEST(DevicePlans, OverSeveralHosts) {
+  DevicePlanner p = planner(on_hosts(2, 4));
+  const std::string small = algorithm(p, all_reduce(64)),
+                    large = algorithm(p, all_reduce(64 << 20));
+  EXPECT_NE(small, large);
+  EXPECT_TRUE(large.starts_with("hierarchical_scatter")) << large;
+  const Result<std::string> why = p.explain(all_reduce(64 << 20));
+  ASSERT_TRUE(why.ok()) << why.status().to_string();
+  EXPECT_NE(why->find("8 ranks with devices of 2 hosts"), std::string::npos) << *why;
+  EXPECT_NE(why->find("the least time over the network"), std::string::npos) << *why;
+  for (Collective c : {Collective::all_gather, Collective::reduce_scatter, Collective::broadcast,
+                       Collective::reduce, Collective::gather, Collective::scatter,
+                       Collective::all_to_all, Collective::all_reduce})
+    for (uint64_t count : {1, 5000, 1 << 20})
+      for (bool in_place : {false, true}) {
+        const auto chosen = p.choose({c, count, DType::float32, ReduceOp::sum, 5, in_place});
+        EXPECT_TRUE(chosen.ok()) << name(c) << ": " << chosen.status().to_string();
+      }
+  DevicePlanner ruled = planner(on_hosts(2, 4), "all_reduce:0-inf:hierarchical_leader/slots");
+  EXPECT_TRUE(algorithm(ruled, all_reduce(64)).starts_with("hierarchical_leader"));
+}
+
 TEST(DevicePlans, BySizeWhereNothingIsKnown) {
   DevicePlanner p = planner(world(4));
   EXPECT_EQ(algorithm(p, all_reduce(32768)), "direct_one_shot");

@@ -547,14 +547,18 @@ int FakeCuda::enter(const char* function) {
   std::lock_guard lock(mutex_);
   ++calls_[function];
   auto found = failures_.find(function);
-  if (found == failures_.end() || found->second.second == 0) return 0;
-  --found->second.second;
-  return found->second.first;
+  if (found == failures_.end() || found->second.times == 0) return 0;
+  if (found->second.after > 0) {
+    --found->second.after;
+    return 0;
+  }
+  --found->second.times;
+  return found->second.code;
 }
 
-void FakeCuda::fail(const std::string& function, int code, int times) {
+void FakeCuda::fail(const std::string& function, int code, int times, int after) {
   std::lock_guard lock(mutex_);
-  failures_[function] = {code, times};
+  failures_[function] = {code, times, after};
 }
 
 void FakeCuda::count(int& what, unsigned grid) {

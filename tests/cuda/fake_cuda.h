@@ -38,8 +38,8 @@ class FakeCuda {
   // A runtime over it, with images that stand for the kernels (fake_images.cc).
   std::shared_ptr<Runtime> runtime() const;
 
-  // The next `times` calls of a driver function ("cuMemHostAlloc") fail with `code`.
-  void fail(const std::string& function, int code, int times = 1);
+  // After `after` calls of a driver function ("cuMemHostAlloc"), `times` of them fail with `code`.
+  void fail(const std::string& function, int code, int times = 1, int after = 0);
   int calls(const std::string& function) const;
 
   Stream stream(int device = 0);
@@ -105,7 +105,10 @@ class FakeCuda {
   std::vector<std::unique_ptr<FakeStream>> streams_;
   std::map<int, FakeStream*> default_streams_;  // by device
   std::map<uint64_t, Memory> memory_;
-  std::map<std::string, std::pair<int, int>> failures_;  // code, times
+  struct Failure {
+    int code, times, after;
+  };
+  std::map<std::string, Failure> failures_;
   std::map<std::string, int> calls_;
   std::vector<std::unique_ptr<ContextHandle>> contexts_;
 };

@@ -44,7 +44,7 @@ class HostWorld {
     std::vector<DeviceCall> calls;
     for (Rank r = 0; r < ranks; ++r) {
       scratch.emplace_back(cut->layout.scratch_bytes(call.plan->shape().scratch), std::byte{0xEE});
-      BuildRequest request{call.plan, r, shape_, windows_, scratch[r].data(), &controls_[r]};
+      BuildRequest request{call.plan, r, shape_, windows_, scratch[r].data(), &controls_[r], {}};
       Result<uint64_t> bytes = program_bytes(request);
       if (!bytes) return bytes.status();
       places_.emplace_back(new (std::align_val_t{16}) std::byte[*bytes]);

@@ -189,8 +189,12 @@ TEST(PeerWorldTest, ObstaclesAreTheSameForAll) {
   EXPECT_EQ(PeerWorld::obstacle(members), "rank 1 and rank 2 of one process share a device");
   members[2].blocks = 0;
   EXPECT_NE(PeerWorld::obstacle(members).find("rank 2"), std::string::npos);
-  members[1].host = 5;
-  EXPECT_NE(PeerWorld::obstacle(members).find("different hosts"), std::string::npos);
+  members[2].blocks = 4;
+  members[1].process = 1;
+  EXPECT_EQ(PeerWorld::obstacle(members), "");
+  members[0].host = 5;
+  EXPECT_EQ(PeerWorld::obstacle(members),
+            "rank 1 and rank 2 share a device, and others are on other hosts");
   EXPECT_NE(PeerWorld::obstacle(std::vector<PeerWorld::Member>(65)).find("65 ranks"),
             std::string::npos);
 }

@@ -14,6 +14,7 @@
 #include "src/cuda/peer_world.h"
 #include "tests/cuda/fake_cuda.h"
 #include "tests/cuda/oracle.h"
+#include "tests/cuda/relay.h"
 
 namespace tutti::cuda {
 
@@ -22,9 +23,11 @@ inline constexpr WindowShape k_small{1, 4, 3, 2, 512, 1024};
 class Peers {
  public:
   // Rank r is on device r modulo `devices` (0: one each). Where ranks share one, it takes turns.
-  explicit Peers(uint32_t n, bool one_process = false, uint32_t devices = 0)
+  // `hosts` have equal shares of the ranks, one after the other.
+  explicit Peers(uint32_t n, bool one_process = false, uint32_t devices = 0, uint32_t hosts = 1)
       : fake(static_cast<int>(devices == 0 ? n : devices)),
         devices_(devices == 0 ? n : devices),
+        hosts_(hosts),
         barrier_(n) {
     fake.multiprocessors = 16;
     if (devices_ < n)
@@ -41,18 +44,20 @@ class Peers {
       for (auto& world : worlds)
         if (world != nullptr) world->abort();
     pass_all();
-    worlds.clear();
+    end();
     for (uint32_t d = 0; d < devices_ && !fake.time_slices.empty(); ++d)
       ::unlink((fake.time_slices + std::to_string(d)).c_str());
   }
 
   int ordinal(Rank r) const { return static_cast<int>(r % devices_); }
   uint32_t ranks() const { return static_cast<uint32_t>(streams.size()); }
+  uint32_t host_of(Rank r) const { return r * hosts_ / ranks(); }
   // What every rank is told.
   std::vector<Status> make(const WindowShape& shape = k_small) {
     std::vector<Status> told(ranks());
-    worlds.clear();
+    end();
     worlds.resize(ranks());
+    relays.resize(ranks());
     fake.shared_memory = true;  // windows; a file each
     pages_.clear();
     for (Rank r = 0; r < ranks(); ++r) pages_.push_back(hide_page == r ? nullptr : page());
@@ -62,7 +67,7 @@ class Peers {
         const auto gather = [&](const void* mine, void* all, size_t bytes) {
           return this->gather(r, mine, all, bytes);
         };
-        const auto mine = PeerWorld::describe(*runtimes_[r], *device_of_[r], 1, 0);
+        const auto mine = PeerWorld::describe(*runtimes_[r], *device_of_[r], 1 + host_of(r), 0);
         std::vector<PeerWorld::Member> members(ranks());
         static_cast<void>(gather(&mine, members.data(), sizeof mine));
         EXPECT_EQ(PeerWorld::obstacle(members), "");
@@ -70,6 +75,9 @@ class Peers {
                                     devices_ < ranks() ? pages_ : Gates::Pages());
         told[r] = made.status();
         if (made) worlds[r] = std::move(*made);
+        if (worlds[r] != nullptr && worlds[r]->mirrors() != nullptr)
+          relays[r] =
+              std::make_unique<Relay>(r, ranks(), *worlds[r]->mirrors(), network, fault, gather);
       });
     for (std::thread& t : threads) t.join();
     fake.shared_memory = false;
@@ -99,10 +107,17 @@ class Peers {
 
   FakeCuda fake;
   std::optional<Rank> hide_page;  // nobody sees this one's
+  std::string network = "local";  // between hosts
+  std::string fault;              // of it
   std::vector<Stream> streams;
   std::vector<std::unique_ptr<PeerWorld>> worlds;
+  std::vector<std::unique_ptr<Relay>> relays;  // where there are several hosts
 
  private:
+  void end() {
+    relays.clear();
+    worlds.clear();
+  }
   Status gather(Rank r, const void* mine, void* all, size_t bytes) {
     all_[r].assign(static_cast<const std::byte*>(mine),
                    static_cast<const std::byte*>(mine) + bytes);
@@ -120,7 +135,7 @@ class Peers {
     return {memory, [](std::byte* p) { ::operator delete (p, std::align_val_t{64}); }};
   }
 
-  uint32_t devices_;
+  uint32_t devices_, hosts_;
   Gates::Pages pages_;
   std::vector<std::shared_ptr<Runtime>> runtimes_;
   std::vector<Device*> device_of_;

@@ -2,8 +2,10 @@
 // process finds: a real driver (label gpu), or the fake one. Skipped where there is none.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -68,6 +70,26 @@ class OnDevice : public testing::Test {
       threads.emplace_back([&, r] {
         Scope scope(*driver_, (*runtime_->device(static_cast<int>(r) % devices))->context());
         Rank rank(*driver_, *(*comms)[r]);
+        body(rank);
+      });
+    for (std::thread& t : threads) t.join();
+  }
+
+  // The same on devices of their own; hosts have equal shares of the ranks. A rank's communicator
+  // ends with its thread.
+  void run_on_hosts(uint32_t n, uint32_t hosts, const std::function<void(Rank&)>& body) {
+    const Result<UniqueId> id = UniqueId::create();
+    ASSERT_TRUE(id.ok()) << id.status().to_string();
+    std::vector<std::thread> threads;
+    for (uint32_t r = 0; r < n; ++r)
+      threads.emplace_back([&, r] {
+        Result<Config> config = Config::from_environment();
+        ASSERT_TRUE(config.ok());
+        config->host_id = "host " + std::to_string(r * hosts / n);
+        auto comm = Communicator::create(*id, r, n, *config);
+        ASSERT_TRUE(comm.ok()) << comm.status().to_string();
+        Scope scope(*driver_, (*runtime_->device(static_cast<int>(r)))->context());
+        Rank rank(*driver_, **comm);
         body(rank);
       });
     for (std::thread& t : threads) t.join();
@@ -155,6 +177,33 @@ TEST_F(OnDevice, EveryCallOnDevicesOfTheirOwn) {
           rank.comm, rank.on(), [&](const Values& v) { return rank.upload(v); },
           [&](const int32_t* p, size_t n) { return rank.download(p, n); }, count);
     EXPECT_TRUE(rank.comm.error().ok()) << rank.comm.error().to_string();
+  });
+}
+
+// Hosts by name, two ranks on each: windows inside, mirrors and proxies between them.
+TEST_F(OnDevice, EveryCallOnSeveralHosts) {
+  constexpr uint32_t n = 4;
+  if (runtime_->devices() < static_cast<int>(n)) GTEST_SKIP() << "needs four devices";
+  run_on_hosts(n, 2, [](Rank& rank) {
+    for (size_t count : {3, 20000})
+      every_call(
+          rank.comm, rank.on(), [&](const Values& v) { return rank.upload(v); },
+          [&](const int32_t* p, size_t size) { return rank.download(p, size); }, count);
+    EXPECT_TRUE(rank.comm.error().ok()) << rank.comm.error().to_string();
+  });
+}
+
+// A root may be through, and end, before the others have begun: its proxy hands over what it wrote.
+TEST_F(OnDevice, ARankOnAnotherHostMayEndEarly) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  run_on_hosts(2, 2, [](Rank& rank) {
+    int32_t* x = rank.upload(Values(100, rank.comm.rank() == 0 ? 7 : 0));
+    ASSERT_TRUE(rank.on().all_reduce(x, x, 100, DType::int32, ReduceOp::max).ok());
+    EXPECT_EQ(rank.download(x, 100), Values(100, 7));
+    if (rank.comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    int32_t* y = rank.upload(Values(100, rank.comm.rank() == 0 ? 9 : 0));
+    ASSERT_TRUE(rank.on().broadcast(y, y, 100, DType::int32, 0).ok());
+    EXPECT_EQ(rank.download(y, 100), Values(100, 9));
   });
 }
 
