@@ -48,7 +48,10 @@ Status Communicator::Impl::OneSidedChannel::open() {
     hellos[{r, k_hello}] = 1;
   }
   TUTTI_RETURN_IF_ERROR(wait(hellos));
-  if (carrier_->ranks_ > 1) server_ = std::thread([this] { serve(); });
+  if (carrier_->ranks_ == 1) return {};
+  Result<std::thread> thread = start_thread([this] { serve(); });
+  if (!thread) return thread.status();
+  server_ = std::move(*thread);
   return {};
 }
 

@@ -35,13 +35,18 @@ Work Communicator::Impl::submit(std::function<Status()> body) {
   return Work(state);
 }
 
-// False: after finalize(), or in a forked child, nobody is there to run it; it ends in an error.
+// False: there is no thread to run it. None may be to be had; after finalize() and in a forked
+// child the work only finds out what is wrong.
 bool Communicator::Impl::hand_over(const std::shared_ptr<Work::State>& state) {
   if (!usable().ok()) return false;
   {
     std::lock_guard lock(work_mutex_);
     if (stopping_ && !on_worker()) return false;
-    if (!worker_.joinable()) worker_ = std::thread([this] { work_loop(); });
+    if (!worker_.joinable()) {
+      Result<std::thread> thread = start_thread([this] { work_loop(); });
+      if (!thread) return false;
+      worker_ = std::move(*thread);
+    }
     pending_.fetch_add(1, std::memory_order_acq_rel);
     work_.push_back(state);
   }

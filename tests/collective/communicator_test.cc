@@ -1,6 +1,7 @@
 // What a communicator promises beyond single collectives: groups, asynchronous work, errors that
 // name the culprit, abort.
 #include <gmock/gmock.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "src/communicator/impl.h"
 #include "tests/collective/world.h"
 
 namespace tutti::testing_world {
@@ -85,6 +87,22 @@ TEST(Async, RunsInOrderAndBlockingCallsQueueBehind) {
       EXPECT_TRUE(w.wait().ok());
     }
   });
+}
+
+TEST(Async, SignalsAreForTheProgramsOwnThreads) {
+  Communicators world = make_world(1);
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  EXPECT_TRUE(world[0]
+                  ->impl()
+                  .submit([&] {
+                    pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
+                    return Status();
+                  })
+                  .wait()
+                  .ok());
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1, SIGALRM})
+    EXPECT_EQ(sigismember(&blocked, signal), 1) << signal;
 }
 
 TEST(Async, WhatComesAfterTheGoodbyeIsAnError) {
