@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/base/thread.h"
+
 namespace tutti {
 namespace {
 
@@ -24,7 +26,9 @@ DeviceProxy::DeviceProxy(std::unique_ptr<Communicator::Impl> carrier, const cuda
 
 Status DeviceProxy::open() {
   TUTTI_RETURN_IF_ERROR(proxy_.open());
-  server_ = std::thread([this] { serve(); });
+  Result<std::thread> started = start_thread([this] { serve(); });
+  if (!started) return started.status();
+  server_ = std::move(*started);
   return {};
 }
 

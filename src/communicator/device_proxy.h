@@ -28,7 +28,7 @@ class DeviceProxy final : public Monitor {
   DeviceProxy(const DeviceProxy&) = delete;
   DeviceProxy& operator=(const DeviceProxy&) = delete;
 
-  // Errors: those of the transport.
+  // Errors: those of the transport; system_error: no thread.
   Status open();
   // A kernel has been launched. From any thread.
   void wake();
