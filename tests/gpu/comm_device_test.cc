@@ -207,6 +207,27 @@ TEST_F(OnDevice, ARankOnAnotherHostMayEndEarly) {
   });
 }
 
+// A kernel waits for a rank on another host, which gives up.
+TEST_F(OnDevice, AbortReachesOtherHosts) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  run_on_hosts(2, 2, [](Rank& rank) {
+    int32_t* x = rank.upload(Values(100, 1));
+    ASSERT_TRUE(rank.on().all_reduce(x, x, 100, DType::int32, ReduceOp::sum).ok());
+    EXPECT_EQ(rank.download(x, 100), Values(100, 2));
+    if (rank.comm.rank() == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      return rank.comm.abort("enough");
+    }
+    static_cast<void>(rank.on().all_reduce(x, x, 100, DType::int32, ReduceOp::sum));
+    EXPECT_EQ(rank.driver.stream_synchronize(rank.stream), 0);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (rank.comm.error().ok() && std::chrono::steady_clock::now() < until)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const std::string text = rank.comm.error().to_string();
+    EXPECT_NE(text.find("rank 1"), std::string::npos) << text;
+  });
+}
+
 TEST_F(OnDevice, EveryCallOnOneDeviceIsStaged) {
   run(2, 1, [](Rank& rank) {
     every_call(
