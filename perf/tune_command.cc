@@ -117,7 +117,7 @@ std::vector<ProbeSet> patterns(const std::vector<ProbeSet>& sets,
 
 // Sizes to fit at, on both sides of where messages of a block, or of an eighth of it, begin to be
 // pulled (src/executor/router.h); and others, between them, to check at.
-const std::vector<std::string> k_fit_sizes = {"64", "512", "4K", "8K", "32K", "64K", "256K", "2M"};
+const std::vector<std::string> k_fit_sizes = {"64", "512", "4K", "32K", "64K", "96K", "512K", "2M"};
 const std::vector<std::string> k_check_sizes = {"256", "2K", "16K", "128K", "1M"};
 std::vector<uint64_t> sizes_of(const std::vector<std::string>& texts) {
   std::vector<uint64_t> sizes;

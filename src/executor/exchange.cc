@@ -109,7 +109,7 @@ Io Exchange::advance(Queue& queue, Status* status) {
 Io Exchange::send(Queue& queue, const Transfer& t, uint64_t signature) {
   Endpoint& to = *queue.endpoint;
   const uint64_t left = t.bytes - queue.offset;
-  if (router_.capabilities(t.peer).pull && t.bytes > k_pull_bytes) {
+  if (router_.pulls(t.peer, t.bytes)) {
     const Io io = to.send_ref(signature, t.memory, t.bytes);
     if (io == Io::done) {
       queue.offset = t.bytes;

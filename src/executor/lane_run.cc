@@ -176,7 +176,7 @@ Io LaneRun::send() {
 
 Io LaneRun::send_one(Endpoint& to, uint64_t bytes) {
   const Capabilities& caps = shared_->router.capabilities(to.peer());
-  if (caps.pull && bytes > k_pull_bytes && pieces_.size() == 1) {
+  if (shared_->router.pulls(to.peer(), bytes) && pieces_.size() == 1) {
     const Io io = to.send_ref(shared_->signature, pieces_[0].iov_base, bytes);
     if (io != Io::done) return io;
     if (!pulled_.empty() && pulled_.back().first == &to) {
@@ -297,7 +297,7 @@ std::byte* LaneRun::outgoing_slot(uint64_t bytes) {
       following.src_buffer != action_.step.dst_buffer || following.src != action_.step.dst)
     return nullptr;
   const Capabilities& caps = shared_->router.capabilities(following.peer);
-  if (bytes <= caps.inline_bytes || (caps.pull && bytes > k_pull_bytes)) return nullptr;
+  if (bytes <= caps.inline_bytes || shared_->router.pulls(following.peer, bytes)) return nullptr;
   Endpoint* to = endpoint(following.peer);
   return to != nullptr && to->supports_reserve() ? to->reserve(bytes) : nullptr;
 }

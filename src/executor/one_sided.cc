@@ -226,7 +226,7 @@ Io OneSided::step(Peer& to) {
 
 Io OneSided::send_header(Peer& to) {
   const uint64_t bytes = out_.put.bytes;
-  const bool refer = router_.capabilities(out_.put.peer).pull && bytes > k_pull_bytes;
+  const bool refer = router_.pulls(out_.put.peer, bytes);
   const bool along = !refer && bytes > 0 && bytes <= router_.slot_bytes() - sizeof(Header);
   const iovec pieces[] = {{&out_.header, sizeof(Header)},
                           {const_cast<std::byte*>(out_.put.data), bytes}};

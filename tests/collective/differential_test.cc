@@ -1,6 +1,7 @@
 // Every collective, by every algorithm, through the real communicator: the bytes must be exactly
 // those that the plan's interpreter computes, in place and out of place, whatever the count.
 #include <random>
+#include <tuple>
 
 #include "tests/collective/world.h"
 
@@ -139,10 +140,11 @@ bool serves(const Algorithm& a, Collective c, uint32_t n) {
   return true;
 }
 
-class EveryAlgorithm : public ::testing::TestWithParam<uint32_t> {};
+// Ranks, and the slots' bytes: messages that are larger are read where they lie.
+class EveryAlgorithm : public ::testing::TestWithParam<std::tuple<uint32_t, size_t>> {};
 
 TEST_P(EveryAlgorithm, GivesTheInterpretersBytes) {
-  const uint32_t n = GetParam();
+  const auto [n, slot_bytes] = GetParam();
   uint32_t turn = 0;  // walks through dtypes, ops and roots
   for (const Algorithm& a : algorithms()) {
     for (Collective c : {Collective::all_reduce, Collective::reduce_scatter, Collective::all_gather,
@@ -151,6 +153,7 @@ TEST_P(EveryAlgorithm, GivesTheInterpretersBytes) {
       if (!serves(a, c, n)) continue;
       Config config;
       config.tune = std::string(name(c)) + ":0-inf:" + std::string(a.name);
+      config.slot_bytes = slot_bytes;
       Communicators world = make_world(n, config);
       ASSERT_EQ(world.size(), n);
       for (uint64_t count : {0u, 1u, 7u, 1000u, 20011u}) {
@@ -170,7 +173,13 @@ TEST_P(EveryAlgorithm, GivesTheInterpretersBytes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, EveryAlgorithm, ::testing::Values(1, 2, 3, 4, 5, 8, 13));
+INSTANTIATE_TEST_SUITE_P(Ranks, EveryAlgorithm,
+                         ::testing::Combine(::testing::Values(1, 2, 3, 4, 5, 8, 13),
+                                            ::testing::Values(size_t{4} << 10, size_t{256} << 10)),
+                         [](const auto& scene) {
+                           return std::to_string(std::get<0>(scene.param)) + "_slots_of_" +
+                                  std::to_string(std::get<1>(scene.param) >> 10) + "K";
+                         });
 
 TEST(Differential, EveryTypeAndOperator) {
   Communicators world = make_world(3);

@@ -88,12 +88,15 @@ std::vector<Path> paths() {
   no_vm.process_vm = false;
   Config vm = over("shm");
   vm.process_vm_bytes = 64 * 1024;
+  Config small_slots = over("shm");
+  small_slots.slot_bytes = 4096;
   Config two_connections = over("tcp");
   two_connections.socket_connections = 2;
   return {{"shm2", over("shm"), 2},
           {"shm5", over("shm"), 5},
           {"shm3_no_process_vm", no_vm, 3},
           {"shm3_process_vm", vm, 3},
+          {"shm4_small_slots", small_slots, 4},
           {"tcp2", over("tcp"), 2},
           {"tcp5", over("tcp"), 5},
           {"tcp3_two_connections", two_connections, 3}};

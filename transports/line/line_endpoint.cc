@@ -221,7 +221,10 @@ Io LineEndpoint::share(uint64_t signature, Endpoint& first) {
   // The last line of `first` lies in this rank's arena and changes only with its next message.
   const Line& line = origin.out(origin.sent_ - 1);
   const uint32_t tag = tag_of(line.head.load(std::memory_order_relaxed));
-  if (!has_credit(tag <= k_inline_bytes ? small_credits_ : credits_)) return out_of_credit();
+  Place place;
+  std::memcpy(&place, line.payload, sizeof place);
+  const bool small = tag <= k_inline_bytes || (tag == k_tag_slot && place.bytes <= k_small_message);
+  if (!has_credit(small ? small_credits_ : credits_)) return out_of_credit();
   std::memcpy(out(sent_).payload, line.payload, k_inline_bytes);
   if (tag == k_tag_slot) {
     // The slot may itself have been shared to `first`: its readers are kept where it lives.
