@@ -77,7 +77,8 @@ class OnDevice : public testing::Test {
 
   // The same on devices of their own; hosts have equal shares of the ranks. A rank's communicator
   // ends with its thread.
-  void run_on_hosts(uint32_t n, uint32_t hosts, const std::function<void(Rank&)>& body) {
+  void run_on_hosts(uint32_t n, uint32_t hosts, const std::function<void(Rank&)>& body,
+                    const std::string& fault = "") {
     const Result<UniqueId> id = UniqueId::create();
     ASSERT_TRUE(id.ok()) << id.status().to_string();
     std::vector<std::thread> threads;
@@ -86,6 +87,7 @@ class OnDevice : public testing::Test {
         Result<Config> config = Config::from_environment();
         ASSERT_TRUE(config.ok());
         config->host_id = "host " + std::to_string(r * hosts / n);
+        config->fault = fault;
         auto comm = Communicator::create(*id, r, n, *config);
         ASSERT_TRUE(comm.ok()) << comm.status().to_string();
         Scope scope(*driver_, (*runtime_->device(static_cast<int>(r)))->context());
@@ -226,6 +228,27 @@ TEST_F(OnDevice, AbortReachesOtherHosts) {
     const std::string text = rank.comm.error().to_string();
     EXPECT_NE(text.find("rank 1"), std::string::npos) << text;
   });
+}
+
+// The proxy's connection breaks under a kernel, while the ranks and their other connections are
+// well: these carry far fewer messages.
+TEST_F(OnDevice, ABrokenConnectionOfTheProxyIsAnErrorThatNamesThePeer) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  run_on_hosts(
+      2, 2,
+      [](Rank& rank) {
+        int32_t* x = rank.upload(Values(100, 1));
+        Status status;
+        for (int call = 0; call < 2000 && status.ok(); ++call) {
+          status = rank.on().all_reduce(x, x, 100, DType::int32, ReduceOp::max);
+          EXPECT_EQ(rank.driver.stream_synchronize(rank.stream), 0);
+          if (status.ok()) status = rank.comm.error();
+        }
+        EXPECT_EQ(status.code(), Code::remote_error) << status.to_string();
+        EXPECT_NE(status.to_string().find("rank 0: the connection to peer 1"), std::string::npos)
+            << status.to_string();
+      },
+      "reset:after=100,rank=0");
 }
 
 TEST_F(OnDevice, EveryCallOnOneDeviceIsStaged) {
