@@ -613,8 +613,20 @@ void serve_every_collective(DeviceRank& me) {
   for (size_t count : {5, 9000, 70001}) every_collective(me, count);
   if (fake_calls("cuInit") > 0) {
     EXPECT_GT(fake_calls("cuLaunchCooperativeKernel"), 10);
-    EXPECT_EQ(fake_calls("cuIpcOpenMemHandle"), me.ranks - 1);
+    const char* hosts = std::getenv("TUTTI_TEST_HOSTS");
+    const int here = me.ranks / (hosts == nullptr ? 1 : std::atoi(hosts));
+    EXPECT_EQ(fake_calls("cuIpcOpenMemHandle"), here - 1);
   }
+}
+
+// One rank has no memory for its mirrors: all of them stage.
+void serve_without_mirrors(DeviceRank& me) {
+  using Fail = void (*)(const char*, int);
+  if (me.rank == 1)
+    reinterpret_cast<Fail>(::dlsym(::dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD),
+                                   "fake_cuda_fail"))("cuMemHostAlloc", k_out_of_memory);
+  for (size_t count : {5, 9000}) every_collective(me, count);
+  EXPECT_EQ(fake_calls("cuLaunchCooperativeKernel"), 0);
 }
 
 // The last rank dies; the kernels of the others wait for it.
@@ -650,15 +662,17 @@ TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   {
     DeviceRank me(*driver_, comm, rank, n);
     if (what == "collectives") serve_every_collective(me);
+    if (what == "without mirrors") serve_without_mirrors(me);
     if (what == "mixed at first") mix_buffers(me, false);
     if (what == "mixed later") mix_buffers(me, true);
     if (what == "death") lose_a_rank(me);
   }
-  EXPECT_EQ(what == "collectives" ? ncclCommDestroy(comm) : ncclCommAbort(comm), ncclSuccess);
+  const bool well = what == "collectives" || what == "without mirrors";
+  EXPECT_EQ(well ? ncclCommDestroy(comm) : ncclCommAbort(comm), ncclSuccess);
 }
 
-// `n` processes, each the test above.
-void run_processes(int n, const char* what) {
+// `n` processes, each the test above; `hosts` have equal shares of them.
+void run_processes(int n, const char* what, int hosts = 1) {
   ncclUniqueId id;
   ASSERT_EQ(ncclGetUniqueId(&id), ncclSuccess) << ncclGetLastError(nullptr);
   std::string text;
@@ -670,16 +684,19 @@ void run_processes(int n, const char* what) {
   setenv("TUTTI_TEST_ID", text.c_str(), 1);
   setenv("TUTTI_TEST_WHAT", what, 1);
   setenv("TUTTI_TEST_RANKS", std::to_string(n).c_str(), 1);
+  setenv("TUTTI_TEST_HOSTS", std::to_string(hosts).c_str(), 1);
   std::string program = "/proc/self/exe", filter = "--gtest_filter=*DISABLED_OneOfSeveralProcesses",
               all = "--gtest_also_run_disabled_tests", brief = "--gtest_brief=1";
   char* arguments[] = {program.data(), filter.data(), all.data(), brief.data(), nullptr};
   std::vector<pid_t> children;
   for (int r = 0; r < n; ++r) {
     setenv("TUTTI_TEST_RANK", std::to_string(r).c_str(), 1);
+    if (hosts > 1) setenv("TUTTI_HOST_ID", ("host " + std::to_string(r * hosts / n)).c_str(), 1);
     pid_t child = 0;
     ASSERT_EQ(::posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments, environ), 0);
     children.push_back(child);
   }
+  unsetenv("TUTTI_HOST_ID");
   for (pid_t child : children) {
     int status = -1;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
@@ -744,6 +761,22 @@ TEST_F(NcclOnDevice, ProcessesWithHostAndDeviceBuffers) {
 }
 
 TEST_F(NcclOnDevice, DeathOfAProcessEndsTheKernelsThatWaitForIt) { run_processes(3, "death"); }
+
+// Windows between two ranks, mirrors and proxies to the others.
+TEST_F(NcclOnDevice, ProcessesOnSeveralHosts) {
+  if (runtime_->devices() < 4) GTEST_SKIP() << "needs four devices";
+  run_processes(4, "collectives", 2);
+}
+
+TEST_F(NcclOnDevice, ProcessesOnSeveralHostsWithoutMirrors) {
+  if (fake_calls("cuInit") < 0) GTEST_SKIP() << "needs a driver that fails on demand";
+  run_processes(3, "without mirrors", 3);
+}
+
+TEST_F(NcclOnDevice, DeathOnAnotherHostEndsTheKernelsThatWaitForIt) {
+  if (runtime_->devices() < 3) GTEST_SKIP() << "needs three devices";
+  run_processes(3, "death", 3);
+}
 
 TEST_F(NcclOnDevice, MemAllocIsOnTheDevice) {
   void* p = nullptr;
