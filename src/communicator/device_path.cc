@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "src/base/hash.h"
+#include "src/base/thread.h"
 #include "src/communicator/device_links.h"
 #include "transports/shm/host.h"
 
@@ -543,6 +544,7 @@ Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
   }
   for (const Prepared& p : prepared) {
     const DeviceOperation& op = p.operation;
+    if (Status status = p.path->start_watcher(); !status.ok()) return named(status, *p.path);
     p.path->host_.impl()->tally_device_call(
         {op.collective, op.send, op.recv, op.count, op.dtype, op.reduction, op.root});
     if (Status status = p.path->peers_->launch(p.call, op.stream); !status.ok())
@@ -554,10 +556,18 @@ Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
 
 // --- the watch
 
+Status DevicePath::start_watcher() {
+  std::lock_guard lock(watch_mutex_);
+  if (watcher_.joinable()) return {};
+  Result<std::thread> thread = start_thread([this] { watch_loop(); });
+  if (!thread) return thread.status();
+  watcher_ = std::move(*thread);
+  return {};
+}
+
 void DevicePath::watch() {
   if (proxy_ != nullptr) proxy_->wake();
   std::lock_guard lock(watch_mutex_);
-  if (!watcher_.joinable()) watcher_ = std::thread([this] { watch_loop(); });
   if (watching_) return;
   watching_ = true;
   watch_changed_.notify_all();

@@ -125,6 +125,7 @@ class DevicePath {
 
   // The watch: a thread that looks after kernels that wait for peers, which the peers' deaths do
   // not end. It sleeps while no kernel is outstanding.
+  Status start_watcher();  // before the first launch
   void watch();
   void watch_loop();
   bool look();
