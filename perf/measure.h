@@ -48,8 +48,10 @@ struct Timing {
   double bus_bandwidth = 0;
   uint64_t wrong = 0;  // elements, summed over ranks
   uint64_t iterations = 0;
-  Summary per_iteration;         // microseconds, of times_us
-  std::vector<double> times_us;  // slowest rank, per iteration
+  Summary per_iteration;  // microseconds, of times_us
+  std::vector<double>
+      times_us;  // slowest rank, per iteration timed by itself: as many as `iterations`
+                 // where the caller gave that number, several times more where not
 };
 
 struct Point {
