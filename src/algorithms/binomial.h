@@ -9,9 +9,10 @@
 //           |
 //           7
 //
-// broadcast:          T = d (alpha + M beta),  d = ceil(log2 n)
+// broadcast:          T = floor(log2 n) alpha + d M beta,  d = ceil(log2 n)
 // reduce:             T = d (alpha + M beta) + d(d+1)/2 M gamma  (one pass adds up all children)
-// gather, scatter:    T = (ceil(log2 n) + 1) alpha + (n-1) M beta   (M: one rank's block)
+// gather, scatter:    T = (d + 1) alpha + (n-1) M beta   (M: one rank's block; up to three ranks:
+//                     one alpha; a full tree is through one alpha later, with its last token)
 //
 // For small blocks; the root of gather and scatter handles log2 n messages instead of n-1.
 //

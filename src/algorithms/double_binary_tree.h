@@ -16,13 +16,16 @@
 // and a down lane, joined at the root by signal and wait, for if one lane did both, the way down
 // would hold up the way up (measured: 7 times slower).
 //
-// With k = C/2 chunks per tree and d = ceil(log2 n):
-//   broadcast, reduce:  2d + 2k steps of M/C bytes:  T = (2d + 3) alpha + (2d + 2k) M/(2k) beta
-//   all_reduce:         4d + 4k, up and down share the ports:
-//                                                    T = (2d + 3) alpha + (4d + 4k) M/(2k) beta
+// With k = C/2 chunks per tree and h = 1 + floor(log2(n - 1)) messages from a root to its last leaf:
+//   broadcast, reduce:  h' + 1 messages deep (h' = h of n - 1 ranks; the root is above both trees):
+//                       T = (h' + 1) alpha + (2 ceil(log2(n - 1)) - 1 + 2k) M/(2k) beta
+//   all_reduce:         2h messages deep, up and down share the ports (n >= 4):
+//                       T = 2h alpha + (4 ceil(log2 n) + 4k) M/(2k) beta
 //                       -> 2 M beta for many chunks
-// The other steps follow one another in the pipeline: they cost overheads (Cost::overlapped).
-// reduced bytes: M per rank, plus d M/k to fill the pipeline.
+// The alphas are exact; the bytes to 1.4 times (how long the ports of inner ranks are shared while
+// the pipeline fills depends on alpha / beta). The other messages follow one another in the
+// pipeline: they cost overheads (Cost::overlapped). reduced bytes: M per rank, plus
+// ceil(log2 n) M/k to fill the pipeline.
 //
 // Logarithmic latency at near-optimal bandwidth: for middle sizes and many ranks.
 //

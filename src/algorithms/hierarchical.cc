@@ -110,7 +110,7 @@ void tree_reduce(const PlanRequest& request, Shape& shape) {
 }
 Cost tree_broadcast_cost(double n, double c, const PlanRequest& request) {
   const auto tree = tree_of(request.hierarchy, static_cast<uint32_t>(n), request.root);
-  const double steps = tree.depth + tree.most_kids * (c - 1);
+  const double steps = tree.rounds + tree.most_kids * (c - 1);
   return {steps, steps / c, 0, steps - tree.depth};
 }
 // The root has as many children on a level as the level is deep.
@@ -121,8 +121,9 @@ std::vector<Cost> tree_levels(const PlanRequest& request) {
   const double c = shape.chunks, reduced = request.collective == Collective::reduce;
   std::vector<Cost> costs;
   for (uint32_t l = 0; l < levels.count(); ++l) {
-    const double depth = ceil_log2(levels.largest(l));
-    costs.push_back({depth * c, depth, depth * reduced, depth * (c - 1)});
+    const uint32_t groups = levels.largest(l);
+    const double rounds = ceil_log2(groups), depth = groups > 0 ? floor_log2(groups) : 0;
+    costs.push_back({rounds * c, rounds, rounds * reduced, rounds * c - depth});
   }
   return costs;
 }

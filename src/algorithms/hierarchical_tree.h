@@ -5,8 +5,9 @@
 //      0 1 2 3 | 4 5 6 7      root 0, groups of 4:  0 -> 4 across, then 0 -> 2, 1; 2 -> 3
 //                                                                 and 4 -> 6, 5; 6 -> 7
 //
-// With d = sum over the levels of ceil(log2 groups) and f the most children of a rank:
-//   T = (d + f (C-1)) (alpha + M/C beta [+ M/C gamma]), and each link between groups carries the
+// With h and d the sums over the levels of floor and ceil(log2 groups), f the most children of a
+// rank:
+//   T = h alpha + (d + f (C-1)) (M/C beta [+ M/C gamma]), and each link between groups carries the
 //   block once.
 //
 // Order under zero-copy: as in the binomial reduce, inner ranks add up in scratch, which a token
@@ -27,12 +28,15 @@ struct Tree {
   static constexpr uint32_t k_none = ~uint32_t{0};
   std::vector<Rank> parent;
   std::vector<std::vector<Rank>> kids;
-  uint32_t depth = 0;  // of messages
+  uint32_t depth = 0;   // messages behind each other
+  uint32_t rounds = 0;  // and with the sends that go before them
   uint32_t most_kids = 0;
 
   Tree(const Levels& levels, uint32_t ranks) : parent(ranks, k_none), kids(ranks) {
     for (uint32_t l = levels.count(); l-- > 0;) {
-      depth += ceil_log2(levels.largest(l));
+      const uint32_t groups = levels.largest(l);
+      depth += groups > 0 ? floor_log2(groups) : 0;
+      rounds += ceil_log2(groups);
       for (Rank r = 0; r < ranks; ++r) join(levels.place(l, r), r);
     }
     for (const auto& k : kids) most_kids = std::max(most_kids, static_cast<uint32_t>(k.size()));

@@ -11,9 +11,10 @@
 // all_reduce:      2(n-1) steps, 2(n-1)/n M bytes sent, (n-1)/n M reduced per rank:
 //                  T = 2(n-1) alpha + 2(n-1)/n M beta + (n-1)/n M gamma   (Patarasuk and Yuan 2009)
 // reduce_scatter,  n-1 steps, (n-1) M bytes (M: one rank's block):
-// all_gather:      T = (n-1)(alpha + M beta [+ M gamma])
+// all_gather:      T = (n-1)(alpha + M beta [+ M gamma]); of more than two ranks reduce_scatter is
+//                  through one alpha later, with the token that gives back the last scratch
 // broadcast,       a chain from/to the root, pipelined over C chunks:
-// reduce:          T = (n-2+C)(alpha + M/C beta [+ M/C gamma])
+// reduce:          T = (n-1) alpha + (n-2+C) M/C beta [+ (n-2+C) M/C gamma]
 //
 // Bandwidth-optimal, latency linear in n: for large blocks and few ranks, and where a ring is what
 // the links are.

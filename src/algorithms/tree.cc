@@ -20,17 +20,23 @@ void reduce_tree(const PlanRequest& request, Shape& shape) {
   broadcast_tree(request, shape);
   shape.scratch = request.ranks > 2 ? shape.chunks : 0;
 }
+// Messages from the root of one of the two trees over m ranks to its last leaf.
+double height(double m) { return m < 2 ? 0 : 1 + floor_log2(static_cast<uint32_t>(m) - 1); }
+
 Cost all_reduce_tree_cost(double n, double c, const PlanRequest&) {
-  const double steps = 4 * levels(n) + 2 * c;
-  return {steps, steps / c, 1 + 2 * levels(n) / c, steps - 2 * levels(n) - 3};
+  // Up and down share the ports of inner ranks; two and three ranks have fewer neighbours.
+  const double fill = 4 * levels(n) - (n < 4 ? 4 : 0), steps = fill + std::min(n, 4.0) / 2 * c;
+  return {steps, steps / c, 1 + 2 * levels(n) / c, steps - 2 * height(n)};
 }
+// The root is above both trees.
 Cost broadcast_tree_cost(double n, double c, const PlanRequest&) {
-  const double steps = 2 * levels(n) + c;
-  return {steps, steps / c, 0, steps - 2 * levels(n) - 3};
+  const double steps = (n > 2 ? 2 * levels(n - 1) - 1 : 0) + c;
+  return {steps, steps / c, 0, steps - 1 - height(n - 1)};
 }
-Cost reduce_tree_cost(double n, double c, const PlanRequest&) {
-  const double steps = 2 * levels(n) + c;
-  return {steps, steps / c, 1 + 2 * levels(n) / c, steps - 2 * levels(n) - 3};
+Cost reduce_tree_cost(double n, double c, const PlanRequest& request) {
+  Cost cost = broadcast_tree_cost(n, c, request);
+  cost.reduced = 1 + 2 * levels(n) / c;
+  return cost;
 }
 constexpr Entry k_double_binary_tree[] = {
     {Collective::all_reduce, formula<double_binary_tree::AllReduce>, all_reduce_tree,
@@ -51,15 +57,16 @@ void binomial_blocks(const PlanRequest& request, Shape& shape) {
   shape.credits = 2;
   shape.longest = std::max(1u, shape.scratch);
 }
+// Where the last level is not full, the last rank is one message less deep, behind as many sends.
 Cost binomial_broadcast_cost(double n, double, const PlanRequest&) {
-  return {levels(n), levels(n), 0};
+  return {levels(n), levels(n), 0, levels(n) - floor_log2(static_cast<uint32_t>(n))};
 }
 // A rank adds up all its children in one pass, after the last has come: 1 + 2 + ... on the way up.
 Cost binomial_reduce_cost(double n, double, const PlanRequest&) {
   return {levels(n), levels(n), levels(n) * (levels(n) + 1) / 2};
 }
 Cost binomial_blocks_cost(double n, double, const PlanRequest&) {
-  return {levels(n) + (n > 3 ? 1 : 0), n - 1, 0};
+  return {n > 3 ? levels(n) + 1 : 1, n - 1, 0};
 }
 constexpr Entry k_binomial[] = {
     {Collective::broadcast, formula<binomial::Broadcast>, one_chunk, binomial_broadcast_cost},

@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
-#include <map>
+#include <vector>
 
 #include "sim/simulator.h"
+#include "src/algorithms/levels.h"
 #include "src/planner/predict.h"
 #include "tests/plan/requests.h"
 #include "topology/spec.h"
@@ -41,61 +43,75 @@ Pair price(const Algorithm& a, const PlanRequest& q, double gamma, uint32_t chun
   return {p->seconds, report->seconds};
 }
 
-bool power_of_two(uint32_t n) { return (n & (n - 1)) == 0; }
-bool even_groups(const PlanRequest& q) {
-  for (const auto& level : q.hierarchy.level) {
-    std::map<uint32_t, uint32_t> size;
-    for (uint32_t g : level) ++size[g];
-    for (const auto& [g, s] : size)
-      if (s != size.begin()->second) return false;
+bool power_of_two(uint32_t n) { return std::has_single_bit(n); }
+
+// The sizes of groups, innermost level first; empty where those of a level differ.
+std::vector<uint32_t> even_groups(const PlanRequest& q) {
+  const Levels levels(q.hierarchy, q.ranks, Rails::one);
+  std::vector<uint32_t> sizes;
+  for (uint32_t l = 0; l < levels.count(); ++l) {
+    sizes.push_back(levels.largest(l));
+    for (Rank r = 0; r < q.ranks; ++r)
+      if (const LevelPlace place = levels.place(l, r); place.size > 0 && place.size != sizes[l])
+        return {};
   }
-  return true;
+  return sizes;
 }
 
-// How the simulated time relates to the closed form: between least and most times it, plus messages
-// that the form leaves out.
+// How the simulated time relates to the closed form: between least and most times it, and so many
+// alphas more.
 struct Relation {
   double least = 1, most = 1;
-  double more_alphas = 0;
+  double alphas = 0;
+
+  bool exact() const { return least == 1 && most == 1; }
 };
 
-Relation relation(const Algorithm& a, const PlanRequest& q) {
-  const bool reduce = q.collective == Collective::reduce;
+// Where a folded rank's block and the first partner's message meet at one port, the time depends on
+// which of alpha, beta and gamma is large: no sum of the three.
+constexpr Relation k_folded = {0.65, 1.5};
+
+Relation hierarchical(const Algorithm& a, const PlanRequest& q, bool gamma) {
+  const std::vector<uint32_t> groups = even_groups(q);
+  // The form has every group as busy as the largest one; leftovers meet smaller parts.
+  if (groups.empty())
+    return q.collective == Collective::all_reduce ? Relation{0.85, 1.85} : Relation{0.3, 1.3};
+  // Partial sums of the smaller subtrees wait for, or meet, those of the larger.
+  if (q.collective == Collective::reduce) return {0.5, 1.36};
+  if (q.collective == Collective::broadcast) return {};
+  if (a.name.ends_with("doubling") && !power_of_two(groups.back())) return {0.9, 1.3};
+  // One slice's sums are formed while another's are on their way.
+  if (a.name.starts_with("hierarchical_scatter"))
+    return gamma && q.chunks != 1 ? Relation{0.93, 1} : Relation{};
+  // A leader of several levels serves them one after the other.
+  return gamma && groups.size() > 2 ? Relation{1, 1.1} : Relation{};
+}
+
+Relation relation(const Algorithm& a, const PlanRequest& q, bool gamma) {
   const uint32_t n = q.ranks;
-  // The form has every inner rank as busy as the busiest, and leaves out that a rank's two lanes
-  // share its links.
-  if (a.name == "double_binary_tree") return {0.2, 1.35, 0};
-  if (test::is_hierarchical(a) && q.collective != Collective::all_reduce) return {0.3, 1.35, 2};
-  // Reducing one chunk overlaps with the next one's transfer; and a token.
-  if (a.name == "ring" && reduce) return {0.7, 1, 1};
-  // A last level that is not full may be less deep.
-  if (a.name == "binomial") {
-    const bool blocks = q.collective == Collective::gather || q.collective == Collective::scatter;
-    return {power_of_two(n) ? 1.0 : 0.5, 1, blocks ? 1.0 : 0.0};
+  if (test::is_hierarchical(a)) return hierarchical(a, q, gamma);
+  // How long the ports of inner ranks are shared while the pipeline fills depends on alpha / beta.
+  if (a.name == "double_binary_tree") return {0.75, 1.42};
+  if (a.name == "binomial" && !power_of_two(n)) {
+    // Sums of a last level that is not full: some ranks add up fewer children before they send.
+    if (q.collective == Collective::reduce) return {0.5, 1};
+    // The only rank of its subtree sends at once, beside others.
+    if (q.collective != Collective::broadcast && n > 3 && power_of_two(n - 1)) return {0.95, 1};
   }
-  // Folding: the port that takes a folded rank's block takes the first partner's message as well.
-  if (!power_of_two(n) && q.collective == Collective::all_reduce &&
-      (a.name == "recursive_doubling" || a.name == "halving_doubling"))
-    return {0.65, 1.5, 0};
-  // The token that gives back the last scratch chunk comes after the last sum.
+  if (a.name == "pairwise" && q.in_place) return {0.5, 1.35};  // ranks wait for their turns
+  if (!power_of_two(n) && q.collective == Collective::all_reduce && a.name.ends_with("_doubling"))
+    return k_folded;
+  // The token that gives back the last scratch comes after the last data.
+  const bool blocks = q.collective == Collective::gather || q.collective == Collective::scatter;
+  if (a.name == "binomial" && blocks && n > 3 && power_of_two(n)) return {1, 1, 1};
   if (a.name == "ring" && q.collective == Collective::reduce_scatter && n > 2) return {1, 1, 1};
-  if (a.name == "recursive_doubling" && q.in_place) return {0.85, 1, 1};  // tokens
   // The second chunk's messages: blocks of up to 64 bytes have none.
   if (a.name == "direct_one_shot" && q.in_place) return {1, 1, 1};
-  if (a.name == "pairwise" && q.in_place) return {0.25, 1.05, 1};
-  if (test::is_hierarchical(a)) {
-    // Uneven groups: the largest group's time at every level; leftovers meet smaller parts.
-    if (!even_groups(q)) return {0.7, 1.9, 0};
-    if (!power_of_two(n)) return {0.7, 1.26, 0};
-    // A leader of several levels serves them one after the other.
-    if (q.hierarchy.level.size() > 1) return {0.9, 1.1, 0};
-    return {q.chunks == 1 ? 1 : 0.9, 1, 0};  // slices overlap
-  }
   return {};
 }
 
 TEST(ClosedForm, AgreesWithTheSimulator) {
-  uint32_t exact = 0;
+  uint32_t exact = 0, all = 0;
   for (const Algorithm& a : algorithms())
     for (uint32_t n : k_ranks)
       test::for_each_request(a, n, [&](PlanRequest q) {
@@ -107,19 +123,22 @@ TEST(ClosedForm, AgreesWithTheSimulator) {
           for (double gamma : {0.0, 0.3e-9})
             for (uint32_t chunk_bytes : {64u, 64000u}) {
               const Pair p = price(a, q, gamma, chunk_bytes);
-              const Relation r = relation(a, q);
-              const double least = p.closed * r.least,
-                           most = p.closed * r.most + r.more_alphas * k_alpha;
-              const double rounding = 1e-6 * p.closed;
-              EXPECT_GE(p.simulated, least - rounding) << test::describe(a, q) << " " << chunk_bytes
-                                                       << " B, ratio " << p.simulated / p.closed;
-              EXPECT_LE(p.simulated, most + rounding) << test::describe(a, q) << " " << chunk_bytes
-                                                      << " B, ratio " << p.simulated / p.closed;
-              exact += r.least == 1 && r.most == 1 && r.more_alphas == 0;
+              const Relation r = relation(a, q, gamma > 0);
+              const double more = r.alphas * k_alpha, rounding = 1e-6 * p.closed;
+              const auto what = [&] {
+                return fmt::format("{} {} B, gamma {}, ratio {}", test::describe(a, q), chunk_bytes,
+                                   gamma, p.simulated / p.closed);
+              };
+              EXPECT_GE(p.simulated, p.closed * r.least + more - rounding) << what();
+              EXPECT_LE(p.simulated, p.closed * r.most + more + rounding) << what();
+              exact += r.exact();
+              ++all;
             }
         }
       });
-  EXPECT_GT(exact, 1000u) << "most closed forms are exact";
+  RecordProperty("exact", static_cast<int>(exact));
+  RecordProperty("compared", static_cast<int>(all));
+  EXPECT_GT(exact, all * 9 / 20) << "most closed forms are exact";
 }
 
 TEST(ClosedForm, OverheadsAreInEveryStep) {
