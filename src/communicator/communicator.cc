@@ -145,17 +145,19 @@ Status Communicator::all_to_all_v(const void* send, std::span<const size_t> send
                                      recv_counts, recv_offsets, dtype));
   const size_t element = size_of(dtype);
   std::vector<Transfer> transfers;
+  const auto add = [&](Transfer::Direction direction, Rank p, std::byte* all, size_t offset,
+                       size_t count) {
+    if (count > 0) {
+      transfers.push_back({direction, p, all + offset * element, count * element, dtype});
+    } else if (p == rank()) {  // pairs up with itself in the copy to self; the buffer may be null
+      transfers.push_back({direction, p, all, 0, dtype});
+    }
+  };
+  auto* out = const_cast<std::byte*>(static_cast<const std::byte*>(send));
+  auto* in = static_cast<std::byte*>(recv);
   for (Rank p = 0; p < ranks(); ++p) {
-    // Counts of zero still pair up with themselves in the copy to self.
-    if (send_counts[p] > 0 || p == rank())
-      transfers.push_back(
-          {Transfer::Direction::send, p,
-           const_cast<std::byte*>(static_cast<const std::byte*>(send)) + send_offsets[p] * element,
-           send_counts[p] * element, dtype});
-    if (recv_counts[p] > 0 || p == rank())
-      transfers.push_back({Transfer::Direction::recv, p,
-                           static_cast<std::byte*>(recv) + recv_offsets[p] * element,
-                           recv_counts[p] * element, dtype});
+    add(Transfer::Direction::send, p, out, send_offsets[p], send_counts[p]);
+    add(Transfer::Direction::recv, p, in, recv_offsets[p], recv_counts[p]);
   }
   return impl_->run_transfers(std::move(transfers));
 }
@@ -375,12 +377,7 @@ Status Communicator::error() const { return impl_->error(); }
 Status Communicator::finalize() { return impl_->finalize(std::chrono::seconds(5)); }
 std::string Communicator::explain(Collective collective, size_t count, DType dtype, Rank root,
                                   bool in_place) {
-  // Only the relation of the two pointers matters here.
-  static const std::byte k_somewhere[2] = {};
-  Impl::Call call{collective, k_somewhere, const_cast<std::byte*>(k_somewhere) + (in_place ? 0 : 1),
-                  count,      dtype,       {},
-                  root};
-  return impl_->explain(call);
+  return impl_->explain({collective, nullptr, nullptr, count, dtype, {}, root}, in_place);
 }
 void Communicator::on_late(std::function<void(const std::string&)> callback) {
   impl_->on_late(std::move(callback));

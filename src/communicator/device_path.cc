@@ -9,6 +9,7 @@
 #include "src/base/hash.h"
 #include "src/base/thread.h"
 #include "src/communicator/device_links.h"
+#include "src/plan/braid.h"
 #include "transports/shm/host.h"
 
 namespace tutti {
@@ -22,11 +23,6 @@ Status invalid_usage(std::string message) {
   return Status(Code::invalid_usage, std::move(message));
 }
 
-bool rooted(Collective c) {
-  return c == Collective::broadcast || c == Collective::reduce || c == Collective::gather ||
-         c == Collective::scatter;
-}
-
 bool reduces(Collective c) {
   return c == Collective::all_reduce || c == Collective::reduce_scatter || c == Collective::reduce;
 }
@@ -35,7 +31,7 @@ std::string describe(const DeviceOperation& op) {
   return fmt::format(
       "{} of {} {}{}{}", name(op.collective), op.count, name(op.dtype),
       reduces(op.collective) ? fmt::format(" {}", name(op.reduction.op)) : std::string(),
-      rooted(op.collective) ? fmt::format(" root {}", op.root) : std::string());
+      is_rooted(op.collective) ? fmt::format(" root {}", op.root) : std::string());
 }
 
 Status duplicate_device(Rank a, Rank b) {
@@ -479,22 +475,6 @@ void DevicePath::step_out(const Start* start) {
   starting_.fetch_sub(1);
 }
 
-bool DevicePath::in_place(const DeviceOperation& op) const {
-  const auto* send = static_cast<const std::byte*>(op.send);
-  const auto* recv = static_cast<const std::byte*>(op.recv);
-  const size_t own = host_.rank() * op.count * size_of(op.dtype);
-  switch (op.collective) {
-    case Collective::all_gather:
-    case Collective::gather:
-      return send == recv + own;
-    case Collective::reduce_scatter:
-    case Collective::scatter:
-      return recv == send + own;
-    default:
-      return send == recv;
-  }
-}
-
 Result<cuda::PeerWorld::Call> DevicePath::peer_call(const DeviceOperation& op) {
   cuda::PeerWorld::Call call;
   call.count = op.count;
@@ -505,8 +485,10 @@ Result<cuda::PeerWorld::Call> DevicePath::peer_call(const DeviceOperation& op) {
   call.input = bytes.send > 0 ? op.send : nullptr;
   call.output = bytes.recv > 0 ? op.recv : nullptr;
 
-  const Rank root = rooted(op.collective) ? op.root : 0;
-  const bool here = bytes.send > 0 && bytes.recv > 0 && in_place(op);
+  const Rank root = is_rooted(op.collective) ? op.root : 0;
+  const bool here =
+      bytes.send > 0 && bytes.recv > 0 &&
+      lie_in_place(op.collective, op.send, op.recv, host_.rank() * op.count * size_of(op.dtype));
   Result<DevicePlanner::Chosen> chosen =
       planner_->choose({op.collective, op.count, op.dtype, call.op, root, here});
   if (!chosen) return chosen.status();

@@ -118,7 +118,6 @@ class DevicePath {
   static Result<Staged> post_staged(cuda::Runtime& runtime, Task& task);
   static Status finish_staged(cuda::Runtime& runtime, const Staged& staged);
   static Status stage(cuda::Runtime& runtime, std::vector<Task>& tasks);
-  bool in_place(const DeviceOperation& op) const;
   cuda::PeerWorld* peers() const {
     return met_.load(std::memory_order_acquire) ? peers_.get() : nullptr;
   }

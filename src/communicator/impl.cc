@@ -12,6 +12,7 @@
 #include "src/base/hash.h"
 #include "src/communicator/device_rank.h"
 #include "src/communicator/one_sided_channel.h"
+#include "src/plan/braid.h"
 
 namespace tutti {
 namespace {
@@ -64,49 +65,59 @@ Communicator::Impl::~Impl() {
 
 // --- what a call is
 
-bool Communicator::Impl::in_place(const Call& c) const {
-  const auto* send = static_cast<const std::byte*>(c.send);
-  const auto* recv = static_cast<const std::byte*>(c.recv);
-  const size_t block = c.count * size_of(c.dtype);
-  switch (c.collective) {
-    case Collective::all_reduce:
-    case Collective::all_to_all:
-      return send == recv;
-    case Collective::broadcast:
-    case Collective::reduce:
-      return send == recv && rank_ == c.root;
+bool lie_in_place(Collective collective, const void* send, const void* recv, size_t own) {
+  const auto from = reinterpret_cast<uintptr_t>(send), to = reinterpret_cast<uintptr_t>(recv);
+  switch (collective) {
     case Collective::all_gather:
-      return send == recv + rank_ * block;
-    case Collective::reduce_scatter:
-      return recv == send + rank_ * block;
     case Collective::gather:
-      return rank_ == c.root && send == recv + rank_ * block;
+      return from == to + own;
+    case Collective::reduce_scatter:
     case Collective::scatter:
-      return rank_ == c.root && recv == send + rank_ * block;
+      return to == from + own;
     default:
-      return false;
+      return from == to;
   }
 }
 
-Status Communicator::Impl::validate(const Call& c) const {
-  const std::string_view what = name(c.collective);
+bool Communicator::Impl::in_place(const Call& c) const {
+  return lie_in_place(c.collective, c.send, c.recv, rank_ * c.count * size_of(c.dtype));
+}
+
+// Only ranks that use both buffers can be in place.
+Communicator::Impl::CallKey Communicator::Impl::key_of(const Call& c, bool in_place) const {
+  const bool both =
+      c.collective != Collective::barrier && (!is_rooted(c.collective) || rank_ == c.root);
+  return {c.collective, c.dtype, c.reduction.op, in_place && both, c.root, c.count};
+}
+
+Status Communicator::Impl::validate_shape(const Call& c) const {
   auto bad = [&](std::string why) {
-    return Status(Code::invalid_argument, fmt::format("rank {}: {}: {}", rank_, what, why));
+    return Status(Code::invalid_argument,
+                  fmt::format("rank {}: {}: {}", rank_, name(c.collective), why));
   };
   if (!valid(c.dtype)) return bad(fmt::format("unknown dtype {}", static_cast<int>(c.dtype)));
   if (!valid(c.reduction.op))
     return bad(fmt::format("unknown op {}", static_cast<int>(c.reduction.op)));
   if (c.root >= ranks_) return bad(fmt::format("root {} of {} ranks", c.root, ranks_));
-  const size_t element = size_of(c.dtype);
-  if (c.count > std::numeric_limits<size_t>::max() / 2 / element / ranks_)
+  if (c.count > std::numeric_limits<size_t>::max() / 2 / size_of(c.dtype) / ranks_)
     return bad(fmt::format("count {} of {} ranks overflows", c.count, ranks_));
+  return {};
+}
+
+Status Communicator::Impl::validate(const Call& c) const {
+  TUTTI_RETURN_IF_ERROR(validate_shape(c));
   if (c.collective == Collective::barrier || c.count == 0) return {};
+  auto bad = [&](std::string why) {
+    return Status(Code::invalid_argument,
+                  fmt::format("rank {}: {}: {}", rank_, name(c.collective), why));
+  };
 
   const bool root_only =
       c.collective == Collective::broadcast || c.collective == Collective::scatter;
   const bool needs_send = !root_only || rank_ == c.root;
   const bool needs_recv =
       (c.collective != Collective::reduce && c.collective != Collective::gather) || rank_ == c.root;
+  const size_t element = size_of(c.dtype);
   auto check = [&](const void* p, const char* which) -> Status {
     if (p == nullptr) return bad(fmt::format("the {} buffer is null", which));
     if (reinterpret_cast<uintptr_t>(p) % element != 0)
@@ -161,12 +172,11 @@ Status Communicator::Impl::two_callers() const {
 
 Status Communicator::Impl::execute(const Call& call) {
   return guarded([&]() -> Status {
-    Entry* entry = last_;
-    const CallKey key{call.collective, call.dtype, call.reduction.op,
-                      in_place(call),  call.root,  call.count};
     TUTTI_RETURN_IF_ERROR(validate(call));
+    Entry* entry = last_;
+    const CallKey key = key_of(call, in_place(call));
     if (entry == nullptr || !(entry->key == key)) {
-      Result<Entry*> found = entry_for(call);
+      Result<Entry*> found = entry_for(call, key);
       if (!found) return found.status();
       entry = last_ = *found;
     }
@@ -174,9 +184,8 @@ Status Communicator::Impl::execute(const Call& call) {
   });
 }
 
-Result<Communicator::Impl::Entry*> Communicator::Impl::entry_for(const Call& call) {
-  const CallKey key{call.collective, call.dtype, call.reduction.op,
-                    in_place(call),  call.root,  call.count};
+Result<Communicator::Impl::Entry*> Communicator::Impl::entry_for(const Call& call,
+                                                                 const CallKey& key) {
   if (auto it = entries_.find(key); it != entries_.end()) return it->second.get();
   // Bindings hold scratch; a program with ever new counts must not grow without bound.
   if (entries_.size() >= 256) {
@@ -445,9 +454,7 @@ std::string Communicator::Impl::describe_call(const CallRecord& r) const {
                        r.collective == Collective::reduce ||
                        r.collective == Collective::reduce_scatter;
   if (reduces) text += fmt::format(" {}", name(r.op));
-  const bool rooted = r.collective == Collective::broadcast || r.collective == Collective::reduce ||
-                      r.collective == Collective::gather || r.collective == Collective::scatter;
-  if (rooted) text += fmt::format(" root {}", r.root);
+  if (is_rooted(r.collective)) text += fmt::format(" root {}", r.root);
   return text;
 }
 
@@ -591,8 +598,9 @@ void Communicator::Impl::on_late(std::function<void(const std::string&)> callbac
   late_callback_ = std::move(callback);
 }
 
-std::string Communicator::Impl::explain(const Call& call) {
-  Result<Entry*> found = entry_for(call);
+std::string Communicator::Impl::explain(const Call& call, bool in_place) {
+  if (Status bad = validate_shape(call); !bad.ok()) return bad.to_string();
+  Result<Entry*> found = entry_for(call, key_of(call, in_place));
   return found ? explain(**found, call) : found.status().to_string();
 }
 

@@ -43,6 +43,10 @@ inline Deadline after(double seconds) {
          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
+// Whether a rank's buffers lie to each other as in place asks; its block begins `own` bytes into
+// those of all ranks. Addresses are numbers here: nobody has asked yet whether they are any.
+bool lie_in_place(Collective collective, const void* send, const void* recv, size_t own);
+
 // How many collectives a rank has begun on host buffers and on device buffers, in memory that its
 // peers can read (beside.cc).
 struct CallTally {
@@ -110,7 +114,7 @@ class Communicator::Impl final : public Monitor {
   Status error();
   Status first_error() const;  // without a look at the peers
   Status finalize(Clock::duration patience);
-  std::string explain(const Call& call);
+  std::string explain(const Call& call, bool in_place);  // without a look at the buffers
   Result<double> estimate(const Call& call);
   void warn(std::string_view text) const { log_.write(LogLevel::warn, text); }
   void inform(std::string_view text) const {
@@ -217,8 +221,10 @@ class Communicator::Impl final : public Monitor {
   template <class Body>
   Status in_turn(Body&& body);
   Status validate(const Call& call) const;
+  Status validate_shape(const Call& call) const;  // all but the buffers
   bool in_place(const Call& call) const;
-  Result<Entry*> entry_for(const Call& call);
+  CallKey key_of(const Call& call, bool in_place) const;
+  Result<Entry*> entry_for(const Call& call, const CallKey& key);
   Result<std::unique_ptr<Entry>> make_entry(const Call& call, const CallKey& key);
   Status run_entry(Entry& entry, const Call& call);
   Planner::Call planned(const Call& call) const;

@@ -249,7 +249,7 @@ Status Communicator::Impl::conclude(Trial& trial) {
                       DType::float64,
                       ReduceOp::max,
                       0};
-  Result<Entry*> found = entry_for(exchange);
+  Result<Entry*> found = entry_for(exchange, key_of(exchange, false));
   if (!found) return found.status();
   TUTTI_RETURN_IF_ERROR(run_entry(**found, exchange));
   if (log_.on(LogLevel::info))
@@ -279,9 +279,7 @@ void Communicator::Impl::keep_learnt() const {
 }
 
 Result<double> Communicator::Impl::estimate(const Call& call) {
-  Call probe = call;
-  probe.count = 0;  // validate() asks for buffers
-  TUTTI_RETURN_IF_ERROR(validate(probe));
+  TUTTI_RETURN_IF_ERROR(validate_shape(call));
   if (call.collective == Collective::all_to_all_v)
     return Status(Code::invalid_argument,
                   fmt::format("{} has no count to estimate from", name(call.collective)));

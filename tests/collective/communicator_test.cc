@@ -154,6 +154,8 @@ TEST(BadInput, IsRefusedByName) {
     };
     refused(c.all_reduce(nullptr, x, 1, DType::float32, ReduceOp::sum), "send buffer is null");
     refused(c.all_reduce(x, nullptr, 1, DType::float32, ReduceOp::sum), "receive buffer is null");
+    refused(c.all_gather(x, nullptr, 1, DType::float32), "receive buffer is null");
+    refused(c.reduce_scatter(nullptr, x, 1, DType::float32, ReduceOp::sum), "send buffer is null");
     refused(c.all_reduce(memory + 1, memory + 1, 1, DType::float32, ReduceOp::sum), "aligned");
     refused(c.all_reduce(x, x + 1, 2, DType::float32, ReduceOp::sum), "overlap");
     refused(c.all_reduce(x, x, SIZE_MAX / 2, DType::float32, ReduceOp::sum), "overflows");
@@ -161,6 +163,16 @@ TEST(BadInput, IsRefusedByName) {
     refused(c.all_reduce(x, x, 1, DType::float32, static_cast<ReduceOp>(9)), "unknown op 9");
     refused(c.broadcast(x, x, 1, DType::float32, 2), "root 2 of 2 ranks");
     refused(c.send(x, 1, DType::float32, 7), "peer 7");
+    const auto explained = [&](size_t count, DType dtype, Rank root) {
+      return c.explain(Collective::gather, count, dtype, root, true);
+    };
+    EXPECT_THAT(explained(1, static_cast<DType>(12), 0), HasSubstr("gather: unknown dtype 12"));
+    EXPECT_THAT(explained(1, DType::float32, 2), HasSubstr("root 2 of 2 ranks"));
+    EXPECT_THAT(explained(SIZE_MAX / 2, DType::float32, 0), HasSubstr("overflows"));
+    EXPECT_THAT(explained(1, DType::float32, 0), HasSubstr("gather 4 B: "));
+    // Nothing of nowhere is no error.
+    const size_t none[] = {0, 0}, far[] = {7, 7};
+    EXPECT_TRUE(c.all_to_all_v(nullptr, none, far, nullptr, none, far, DType::float32).ok());
     EXPECT_EQ(c.group_end().code(), Code::invalid_usage);
     // Nothing of this broke anything.
     x[0] = 1;
