@@ -15,6 +15,8 @@
 namespace tutti::cuda {
 
 struct HostMemory : HostFlags {
+  // Beside other programs a poll takes as long as a thousand on a device.
+  static constexpr uint32_t k_long_wait = 64;
   // Others may have to run first, on few cores beside other programs: now and then the thread
   // sleeps.
   static void pause() {

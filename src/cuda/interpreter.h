@@ -5,7 +5,8 @@
 //   Memory::acquire(p), release(p, v)     64-bit flags, system scope
 //   Memory::load(p), store(p, v)          64-bit words, relaxed: packets and the abort flag
 //   Memory::pause()                       in a loop that polls
-//   Block: thread(), threads(), sync(), any(bool): a barrier that also tells whether someone said
+//   Memory::k_long_wait                   polls that make a wait long, some milliseconds; 32 times
+//   n Block: thread(), threads(), sync(), any(bool): a barrier that also tells whether someone said
 //   true
 //
 // Every rule of order is here: data is written, the block syncs, one thread releases a flag; a flag
@@ -17,8 +18,8 @@
 
 namespace tutti::cuda {
 
-// Polls after which a wait is called long: some milliseconds.
-inline constexpr uint32_t k_long_wait = 4096;
+// Polls after which a range takes what is missing for lost.
+inline constexpr uint32_t k_range_patience = 4096;
 
 // What the threads of a block share.
 struct BlockState {
@@ -52,7 +53,7 @@ class Worker {
     if (!range.whole) {
       at = range.begin[lane];
       end = range.end[lane];
-      patience_ = k_long_wait;
+      patience_ = k_range_patience;
       alive = may_begin(range);
     }
     if (lane_.action_count == 0) return;
@@ -68,6 +69,7 @@ class Worker {
   }
 
  private:
+  static_assert(Memory::k_long_wait % 32 == 0);  // poll()
   using A = Arithmetic<kType, kFamily>;
   using Element = typename A::Element;
   using Verb = DeviceAction::Verb;
@@ -475,7 +477,7 @@ class Worker {
       if (turn % 32 == 0) {
         if (Memory::load(&program_.control->abort) != 0) return false;
         // For the host, which may know that nobody will come.
-        if (turn % k_long_wait == 0)
+        if (turn % Memory::k_long_wait == 0)
           Memory::store(&program_.control->awaited, uint64_t{link.peer} + 1);
         // What a peer did before it left is done.
         if (const uint64_t gone = Memory::acquire(left); gone != 0 && !done()) {

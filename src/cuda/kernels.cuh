@@ -25,6 +25,7 @@ struct DeviceMemory {
   __device__ static void store(uint64_t* p, uint64_t v) {
     asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
   }
+  static constexpr uint32_t k_long_wait = 4096;
   __device__ static void pause() {}
 };
 
