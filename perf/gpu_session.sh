@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs all that needs a GPU and writes what it printed to perf/results/gpu-NAME-DATE.md.
 #
-#   perf/gpu_session.sh [BUILD]     BUILD: build (made here when it is not there)
+#   perf/gpu_session.sh [BUILD]     BUILD: build (made here when it is not there), or what perf/gpu_bundle.sh collected
 #
 # Steps that cannot run say so in the report; nothing is made up. Exit status: failed steps.
 set -u
@@ -32,14 +32,22 @@ step() {  # step TITLE COMMAND...
 {
   echo "# $gpu, $(date -u +%Y-%m-%d)"
   echo
-  echo "Commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown). $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1 | sed 's/^/Driver /')."
+  echo "Commit $(cat "$build/commit" 2>/dev/null || git rev-parse --short HEAD 2>/dev/null || echo unknown). $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1 | sed 's/^/Driver /')."
 } >"$report"
 
 if [ ! -x "$build/bin/test_gpu" ]; then
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
   step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_nccl_device test_comm_device gpu_bench gpu_ladder tutti_command nccl all_reduce_perf all_gather_perf reduce_scatter_perf alltoall_perf sendrecv_perf"
 fi
-step "Tests" ctest --test-dir "$build" -L gpu --output-on-failure
+if [ -f "$build/CTestTestfile.cmake" ]; then
+  step "Tests" ctest --test-dir "$build" -L gpu --output-on-failure
+else  # a bundle; the torch backend's programs would need Python bindings for this machine's Python
+  build=$(realpath "$build")
+  export LD_LIBRARY_PATH=$build/needed:${LD_LIBRARY_PATH:-}
+  for test in gpu comm_device; do step "Tests: $test" "$build/bin/test_$test"; done
+  step "Tests: nccl_device" env LD_LIBRARY_PATH="$build/lib:$LD_LIBRARY_PATH" "$build/bin/test_nccl_device"
+  for client in ddp_train cupy_nccl; do step "Tests: $client" python3 "tests/gpu/${client}_test.py" "$build/bin/tutti"; done
+fi
 step "Figures" "$build/bin/gpu_bench"
 step "The ladder to the kernels" "$build/bin/gpu_ladder"
 # A rank per device; on one device two that share it, which the host stages.
