@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -80,8 +81,8 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_flag("--deterministic", o.deterministic,
                "with --explain: as under TUTTI_DETERMINISTIC=1");
   app.add_flag("--device", o.device,
-               "with --explain: buffers on the GPUs of one host, rank r on GPU r; ranks beyond "
-               "their number share them");
+               "with --explain: buffers on GPUs, rank r of a host on its GPU r; ranks beyond "
+               "their number share them; --groups are hosts");
   app.add_option("--machine", o.machine,
                  "with --device: NCCL's or hwloc's XML or a recorded machine (tutti topo --list), "
                  "instead of TUTTI_TOPO or what is here");
@@ -199,19 +200,29 @@ Result<Profile> profile_of(const std::string& file) {
   return profile ? std::move(profile) : Result<Profile>(profile.status().with_context(file));
 }
 
+// Hosts of several are like the one that is described or found.
 DeviceWorld devices_of(const Options& o, Config config) {
   if (!o.machine.empty()) config.topology = o.machine;
-  const std::string text = look_at_devices(config);
+  Placement hosts = placement_of(o, 1);
+  const std::string text = look_at_devices(config, hosts.hosts > 1);
   const std::vector<std::string> gpus = gpus_of(text);
   DeviceWorld world;
   world.ranks = o.request.ranks;
   world.window = cuda::PeerWorld::default_shape(world.ranks);
   world.blocks = config.gpu_blocks > 0 ? config.gpu_blocks : k_blocks;
-  if (gpus.empty()) return world;
   std::vector<std::string> ids;
-  for (Rank r = 0; r < world.ranks; ++r) ids.push_back(gpus[r % gpus.size()]);
-  world.topology = device_topology(text, ids);
-  world.turns = static_cast<uint32_t>((world.ranks + gpus.size() - 1) / gpus.size());
+  std::vector<uint32_t> here(hosts.hosts);  // so many ranks of each host so far
+  for (Rank r = 0; r < world.ranks && !gpus.empty(); ++r) {
+    const uint32_t index = here[hosts.host[r]]++;
+    ids.push_back(gpus[index % gpus.size()]);
+    world.turns = std::max(world.turns, static_cast<uint32_t>(index / gpus.size()) + 1);
+  }
+  hosts.topology = gpus.empty() ? nullptr : device_topology(text, ids, hosts.host);
+  if (hosts.hosts > 1) {
+    world.hosts = std::make_shared<const Placement>(std::move(hosts));
+  } else {
+    world.topology = hosts.topology;
+  }
   return world;
 }
 
@@ -232,8 +243,11 @@ int explain(const Options& o) {
   if (o.device) {
     if (o.request.ranks > cuda::k_max_links)
       return fail(fmt::format("--device: at most {} ranks", cuda::k_max_links));
-    DevicePlanner devices(devices_of(o, *config), std::move(*profile), std::move(*rules),
-                          deterministic);
+    DeviceWorld world = devices_of(o, *config);
+    if (world.hosts != nullptr && world.turns > 1)
+      return fail(
+          "--device: ranks that share devices of several hosts are staged, no plan runs there");
+    DevicePlanner devices(std::move(world), std::move(*profile), std::move(*rules), deterministic);
     const Result<std::string> text =
         devices.explain({o.request.collective, *bytes / size_of(*dtype), *dtype, *op,
                          o.request.root, o.request.in_place});

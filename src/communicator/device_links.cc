@@ -9,10 +9,11 @@
 namespace tutti {
 namespace {
 
-Machine discover_devices() {
+Machine discover_devices(bool nics) {
   DiscoverOptions options;
   options.cpuinfo.clear();
-  options.cores = options.nics = false;
+  options.cores = false;
+  options.nics = nics;
   const Result<NvmlDriver> nvml = NvmlDriver::load();
   if (nvml) options.nvml = &*nvml;
   return discover(options);
@@ -36,9 +37,9 @@ Result<Machine> described(const std::string& setting) {
 
 }  // namespace
 
-std::string look_at_devices(const Config& config) {
-  Result<Machine> machine =
-      config.topology.empty() ? Result<Machine>(discover_devices()) : described(config.topology);
+std::string look_at_devices(const Config& config, bool nics) {
+  Result<Machine> machine = config.topology.empty() ? Result<Machine>(discover_devices(nics))
+                                                    : described(config.topology);
   if (!machine || machine->count(NodeKind::gpu) == 0) return {};
   machine->copies = 1;
   return to_nccl_xml({*machine});
@@ -57,16 +58,19 @@ std::vector<std::string> gpus_of(const std::string& text) {
 }
 
 std::shared_ptr<const Topology> device_topology(const std::string& text,
-                                                const std::vector<std::string>& bus_ids) {
+                                                const std::vector<std::string>& bus_ids,
+                                                const std::vector<uint32_t>& hosts) {
   if (text.empty()) return nullptr;
   Result<std::vector<Machine>> machines = parse_nccl_xml(text);
   if (!machines || machines->size() != 1) return nullptr;
   BuildOptions options;
-  for (const std::string& id : bus_ids) {
-    const PartId part = machines->front().find_busid(id);
-    if (id.empty() || part == k_no_part) return nullptr;
-    options.ranks.push_back({0, part});
+  for (Rank r = 0; r < bus_ids.size(); ++r) {
+    const PartId part = machines->front().find_busid(bus_ids[r]);
+    if (part == k_no_part) return nullptr;
+    options.ranks.push_back({hosts.empty() ? 0 : hosts[r], part});
   }
+  if (!hosts.empty())
+    machines->resize(*std::max_element(hosts.begin(), hosts.end()) + 1, machines->front());
   Result<Topology> topology = build_topology(*machines, options);
   if (!topology) return nullptr;
   return std::make_shared<const Topology>(std::move(*topology));

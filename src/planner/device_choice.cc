@@ -12,7 +12,7 @@ constexpr double k_slot_end = 7e-7;      // blocks meet, a fence, a flag: at eit
 constexpr double k_device_byte = 1e-12;  // a byte reduced or copied: terabytes a second
 // Of an NVLink or PCI link, where neither profile nor topology has a latency.
 constexpr double k_link_latency = 7e-7;
-// Between devices of a host of several: PCI, fourth generation.
+// Between devices of a host of several whose links are not known: PCI, fourth generation.
 constexpr double k_near_byte = 1 / 25e9;
 // At either end of a message over the network: a proxy finds it, a flag crosses PCI.
 constexpr double k_relay = 2e-6;
@@ -40,6 +40,12 @@ EndCost relayed(EndCost ends) {
   return ends;
 }
 
+bool all_at_devices(const Topology& topology) {
+  for (Rank r = 0; r < topology.ranks(); ++r)
+    if (topology.nodes()[topology.node_of(r)].kind != NodeKind::gpu) return false;
+  return true;
+}
+
 }  // namespace
 
 Placement device_placement(uint32_t ranks, std::shared_ptr<const Topology> topology) {
@@ -58,6 +64,7 @@ Placement device_placement(const Placement& ranks) {
   p.host = ranks.host;
   p.hierarchy = ranks.hierarchy;
   p.network_bandwidth = ranks.network_bandwidth;
+  if (ranks.topology != nullptr && all_at_devices(*ranks.topology)) p.topology = ranks.topology;
   p.orders = link_orders(p);
   return p;
 }
@@ -98,7 +105,7 @@ Result<std::vector<DeviceCandidate>> price_on_devices(const Placement& placement
   for (WireProtocol protocol : {WireProtocol::packets, WireProtocol::slots}) {
     if (only && *only != protocol) continue;
     Profile profile = device_profile(given, protocol);
-    if (placement.hosts > 1)
+    if (placement.hosts > 1 && placement.topology == nullptr)
       for (LinkCost& near : profile.links[static_cast<int>(LinkClass::memory)]) {
         near.beta = k_near_byte;
         charge_link(near, protocol == WireProtocol::packets ? k_packet_share : 1);

@@ -3,8 +3,8 @@
 //
 // Links have the profile's prices where it has some for their class (nvlink, pci, network), else
 // the topology's bandwidth. What devices themselves charge (a launch, a flag, a byte reduced), what
-// a proxy adds to a message over the network (src/cuda/proxy.h), and on several hosts what lies
-// between the devices of each, is assumed: nobody has measured it.
+// a proxy adds to a message over the network (src/cuda/proxy.h), and on several hosts of unknown
+// links what lies between the devices of each, is assumed: nobody has measured it.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ namespace tutti {
 // Devices in place of ranks: flat, on one host, reached by loads and stores. `topology`: its rank r
 // is on the device of rank r.
 Placement device_placement(uint32_t ranks, std::shared_ptr<const Topology> topology);
-// Devices on several hosts, in place of `ranks`, one each.
+// Devices on several hosts, in place of `ranks`, one each; over the links of its topology where
+// that has every rank at its GPU.
 Placement device_placement(const Placement& ranks);
 // The prices of devices on the links of `given`.
 Profile device_profile(const Profile& given, WireProtocol protocol);

@@ -7,6 +7,7 @@
 #include "src/communicator/device_links.h"
 #include "src/cuda/peer_world.h"
 #include "src/cuda/ranges.h"
+#include "topology/spec.h"
 
 namespace tutti {
 namespace {
@@ -80,6 +81,44 @@ TEST(DevicePlans, OverSeveralHosts) {
       }
   DevicePlanner ruled = planner(on_hosts(2, 4), "all_reduce:0-inf:hierarchical_leader/slots");
   EXPECT_TRUE(algorithm(ruled, all_reduce(64)).starts_with("hierarchical_leader"));
+}
+
+// Hosts whose links are known: NVLink inside of each and a NIC for every GPU are worth more than
+// what is assumed of hosts, and the plans still follow the hosts.
+TEST(DevicePlans, OverTheLinksOfSeveralHosts) {
+  Config config;
+  config.topology = "dgx-a100";
+  const std::string text = look_at_devices(config, true);
+  std::vector<std::string> ids = gpus_of(text);
+  ASSERT_EQ(ids.size(), 8u);
+  for (size_t i = 0; i < 8; ++i) ids.push_back(std::string(ids[i]));
+  DeviceWorld w = on_hosts(2, 8);
+  Placement known = *w.hosts;
+  known.topology = device_topology(text, ids, known.host);
+  ASSERT_NE(known.topology, nullptr);
+  ASSERT_EQ(known.topology->ranks(), 16u);
+  EXPECT_NE(known.topology->host_of(known.topology->node_of(7)),
+            known.topology->host_of(known.topology->node_of(8)));
+  const auto seconds = [](const Placement& hosts) {
+    const auto priced =
+        price_on_devices(device_placement(hosts), builtin_profile(), Collective::all_reduce,
+                         64 << 20, DType::float32, ReduceOp::sum, WireProtocol::slots);
+    EXPECT_TRUE(priced.ok()) << priced.status().to_string();
+    return priced->front().seconds;
+  };
+  EXPECT_LT(seconds(known), 0.5 * seconds(*w.hosts));
+  w.hosts = std::make_shared<const Placement>(known);
+  DevicePlanner p = planner(w);
+  // Either has an eighth of the block cross between the hosts.
+  const std::string large = algorithm(p, all_reduce(64 << 20));
+  EXPECT_TRUE(large.starts_with("hierarchical_scatter") || large == "halving_doubling") << large;
+
+  // Ranks that are not known to be at GPUs are at an assumed distance, as before.
+  Placement elsewhere = *on_hosts(2, 8).hosts;
+  Result<Topology> cores = make_cluster("node:2{nics=8x200Gb/s} cpu:8{bw=10GB/s}");
+  ASSERT_TRUE(cores.ok()) << cores.status().to_string();
+  elsewhere.topology = std::make_shared<const Topology>(std::move(*cores));
+  EXPECT_EQ(device_placement(elsewhere).topology, nullptr);
 }
 
 TEST(DevicePlans, BySizeWhereNothingIsKnown) {

@@ -34,6 +34,10 @@ expect "the least time over the links between the devices" "$work/out"
 "$bin/tutti" plan --explain --device -n 8 -b 64K --tune all_reduce:0-inf:ring/slots > "$work/out"
 expect "ring by slots: the rule all_reduce:0-inf:ring of TUTTI_TUNE says so" "$work/out"
 fails "at most 64 ranks" "$bin/tutti" plan --explain --device -n 65
+"$bin/tutti" plan --explain --device --machine dgx-a100 -n 16 --groups 8 -b 64M > "$work/out"
+expect "16 ranks with devices of 2 hosts" "$work/out"
+expect "the least time over the network between the hosts" "$work/out"
+fails "share devices of several hosts" "$bin/tutti" plan --explain --device --machine dgx-a100 -n 32 --groups 16
 
 "$bin/tutti" tune --check --profile "$work/profile.json" -n 3 --sizes 256 --repetitions 1 \
   --transport shm > "$work/out"
