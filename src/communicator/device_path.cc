@@ -52,8 +52,6 @@ uint64_t this_host(const std::string& host_id) {
 
 cuda::DevicePtr address(const void* p) { return reinterpret_cast<cuda::DevicePtr>(p); }
 
-bool peers_serve(const DeviceOperation& op) { return !op.transfer(); }
-
 // A scalar in memory of a device is read when the call runs; one of the host now.
 cuda::Factor factor_of(const cuda::Runtime& runtime, const DeviceOperation& op) {
   if (op.reduction.op != ReduceOp::premul_sum) return {};
@@ -61,6 +59,26 @@ cuda::Factor factor_of(const cuda::Runtime& runtime, const DeviceOperation& op) 
   if (runtime.locate(op.late_scalar).device)
     return {0, static_cast<const std::byte*>(op.late_scalar)};
   return {Reduction::premul_sum(op.dtype, op.late_scalar).scalar_bits, nullptr};
+}
+
+Transfer transfer_of(const DeviceOperation& op) {
+  return {op.sends ? Transfer::Direction::send : Transfer::Direction::recv, op.root,
+          op.sends ? const_cast<std::byte*>(static_cast<const std::byte*>(op.send))
+                   : static_cast<std::byte*>(op.recv),
+          op.count * size_of(op.dtype), op.dtype};
+}
+
+// The streams of a group's calls become one: the others wait for it and it for them.
+Status join_streams(cuda::Runtime& runtime, cuda::Device& device, cuda::Stream from,
+                    cuda::Stream to) {
+  Result<cuda::Event> event = device.take_event();
+  if (!event) return event.status();
+  const cuda::Driver& driver = runtime.driver();
+  Status status = driver.check(driver.event_record(*event, from), "cuEventRecord");
+  if (status.ok())
+    status = driver.check(driver.stream_wait_event(to, *event, 0), "cuStreamWaitEvent");
+  device.give_event(*event);
+  return status;
 }
 
 Status in_progress() {
@@ -102,11 +120,7 @@ Status run_on_host(Communicator::Impl& impl, std::span<const DeviceOperation> op
   std::vector<Transfer> transfers;
   for (const DeviceOperation& op : operations) {
     if (op.transfer()) {
-      transfers.push_back({op.sends ? Transfer::Direction::send : Transfer::Direction::recv,
-                           op.root,
-                           op.sends ? const_cast<std::byte*>(static_cast<const std::byte*>(op.send))
-                                    : static_cast<std::byte*>(op.recv),
-                           op.count * size_of(op.dtype), op.dtype});
+      transfers.push_back(transfer_of(op));
       continue;
     }
     const Reduction reduction =
@@ -251,10 +265,12 @@ Status DevicePath::launch_worlds(cuda::Runtime& runtime, std::vector<Task>& task
 
 // --- a device per rank
 
+// A collective takes all ranks; so does a message, where there are two.
 bool DevicePath::must_meet(std::span<const DeviceOperation> operations) const {
   return !met_.load(std::memory_order_acquire) &&
-         std::any_of(operations.begin(), operations.end(),
-                     [](const DeviceOperation& op) { return !op.transfer(); });
+         std::any_of(operations.begin(), operations.end(), [&](const DeviceOperation& op) {
+           return !op.transfer() || (host_.ranks() == 2 && op.root != host_.rank());
+         });
 }
 
 // Collective, on the thread of the host calls: the ranks tell each other what devices they have,
@@ -501,37 +517,83 @@ Result<cuda::PeerWorld::Call> DevicePath::peer_call(const DeviceOperation& op) {
   return call;
 }
 
-// Launches what plans serve and takes it out of the tasks.
-Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
-  struct Prepared {
-    DevicePath* path;
-    cuda::PeerWorld::Call call;
-    DeviceOperation operation;
+// What a task launches on its peers.
+struct DevicePath::Prepared {
+  Task* task;
+  std::vector<std::pair<cuda::PeerWorld::Call, DeviceOperation>> collectives;
+  std::vector<Transfer> transfers;
+  std::vector<cuda::Stream> streams;  // of the transfers
+};
+
+// Takes what windows serve out of the task.
+Result<DevicePath::Prepared> DevicePath::prepare(Task& task) {
+  DevicePath& path = task.host->device_path();
+  Prepared prepared{&task, {}, {}, {}};
+  const auto served = [&](const DeviceOperation& op) {
+    return !op.transfer() || path.peers_->transfers();
   };
-  const auto named = [](const Status& status, const DevicePath& path) {
-    return status.with_context(fmt::format("rank {}", path.host_.rank()));
-  };
-  std::vector<Prepared> prepared;
-  for (Task& task : tasks) {
-    DevicePath& path = task.host->device_path();
-    if (path.peers() == nullptr) continue;
-    for (const DeviceOperation& op : task.operations) {
-      if (!peers_serve(op)) continue;
-      Result<cuda::PeerWorld::Call> call = path.peer_call(op);
-      Status status = call ? path.peers_->prepare(call->plan) : call.status();
-      if (!status.ok()) return named(status, path);
-      prepared.push_back({&path, *call, op});
+  for (const DeviceOperation& op : task.operations) {
+    if (!served(op)) continue;
+    if (op.transfer()) {
+      prepared.transfers.push_back(transfer_of(op));
+      if (std::count(prepared.streams.begin(), prepared.streams.end(), op.stream) == 0)
+        prepared.streams.push_back(op.stream);
+      continue;
     }
-    std::erase_if(task.operations, peers_serve);
+    Result<cuda::PeerWorld::Call> call = path.peer_call(op);
+    if (!call) return call.status();
+    TUTTI_RETURN_IF_ERROR(path.peers_->prepare(call->plan));
+    prepared.collectives.emplace_back(*call, op);
   }
-  for (const Prepared& p : prepared) {
-    const DeviceOperation& op = p.operation;
-    if (Status status = p.path->start_watcher(); !status.ok()) return named(status, *p.path);
-    p.path->host_.impl()->tally_device_call(
-        {op.collective, op.send, op.recv, op.count, op.dtype, op.reduction, op.root});
-    if (Status status = p.path->peers_->launch(p.call, op.stream); !status.ok())
-      return named(status, *p.path);
-    p.path->watch();
+  TUTTI_RETURN_IF_ERROR(copies_to_self(path.host_.rank(), prepared.transfers).status());
+  std::erase_if(task.operations, served);
+  return prepared;
+}
+
+Status DevicePath::launch(const cuda::PeerWorld::Call& call, const DeviceOperation& op) {
+  TUTTI_RETURN_IF_ERROR(start_watcher());
+  host_.impl()->tally_device_call(
+      {op.collective, op.send, op.recv, op.count, op.dtype, op.reduction, op.root});
+  TUTTI_RETURN_IF_ERROR(peers_->launch(call, op.stream));
+  watch();
+  return {};
+}
+
+// On the first of their streams, between events that join the others.
+Status DevicePath::launch(std::span<const Transfer> transfers,
+                          std::span<const cuda::Stream> streams) {
+  if (transfers.empty()) return {};
+  Result<cuda::Device*> device = runtime_->device(device_);
+  if (!device) return device.status();
+  TUTTI_RETURN_IF_ERROR(start_watcher());
+  for (cuda::Stream other : streams.subspan(1))
+    TUTTI_RETURN_IF_ERROR(join_streams(*runtime_, **device, other, streams[0]));
+  TUTTI_RETURN_IF_ERROR(peers_->launch(transfers, streams[0]));
+  watch();
+  for (cuda::Stream other : streams.subspan(1))
+    TUTTI_RETURN_IF_ERROR(join_streams(*runtime_, **device, streams[0], other));
+  return {};
+}
+
+// Launches what windows serve and takes it out of the tasks; the transfers of a group after its
+// collectives.
+Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
+  const auto named = [](const Status& status, const Task& task) {
+    return status.with_context(fmt::format("rank {}", task.host->rank()));
+  };
+  std::vector<Prepared> all;
+  for (Task& task : tasks) {
+    if (task.host->device_path().peers() == nullptr) continue;
+    Result<Prepared> prepared = prepare(task);
+    if (!prepared) return named(prepared.status(), task);
+    all.push_back(std::move(*prepared));
+  }
+  for (const Prepared& p : all) {
+    DevicePath& path = p.task->host->device_path();
+    for (const auto& [call, op] : p.collectives)
+      if (Status status = path.launch(call, op); !status.ok()) return named(status, *p.task);
+    if (Status status = path.launch(p.transfers, p.streams); !status.ok())
+      return named(status, *p.task);
   }
   return {};
 }
@@ -627,19 +689,6 @@ struct DevicePath::Staged {
 };
 
 namespace {
-
-// The streams of a group's calls become one: the others wait for it and it for them.
-Status join_streams(cuda::Runtime& runtime, cuda::Device& device, cuda::Stream from,
-                    cuda::Stream to) {
-  Result<cuda::Event> event = device.take_event();
-  if (!event) return event.status();
-  const cuda::Driver& driver = runtime.driver();
-  Status status = driver.check(driver.event_record(*event, from), "cuEventRecord");
-  if (status.ok())
-    status = driver.check(driver.stream_wait_event(to, *event, 0), "cuStreamWaitEvent");
-  device.give_event(*event);
-  return status;
-}
 
 // In a thread of the driver: hands the call to the thread of the host calls.
 void run_staged(const std::weak_ptr<DevicePath::Host>& weak, cuda::Staging::Ticket* ticket,

@@ -5,7 +5,7 @@
 // copy engines) over everybody's buffers. Ranks with a device each run plans through each other's
 // windows, or mirrors of them where they are on other hosts. Everything else is staged: through
 // pinned memory and the CPU executor, in stream order. Which of the last two it is, ranks find out
-// together at their first collective on device buffers.
+// together at their first collective on device buffers, two ranks also at a message between them.
 #pragma once
 
 #include <atomic>
@@ -113,6 +113,10 @@ class DevicePath {
   static Status launch_world(cuda::Runtime& runtime, const World& world);
   static Status launch_worlds(cuda::Runtime& runtime, std::vector<Task>& tasks);
   Result<cuda::PeerWorld::Call> peer_call(const DeviceOperation& op);
+  struct Prepared;
+  static Result<Prepared> prepare(Task& task);
+  Status launch(const cuda::PeerWorld::Call& call, const DeviceOperation& op);
+  Status launch(std::span<const Transfer> transfers, std::span<const cuda::Stream> streams);
   static Status launch_on_peers(std::vector<Task>& tasks);
   struct Staged;
   static Result<Staged> post_staged(cuda::Runtime& runtime, Task& task);

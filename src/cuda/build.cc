@@ -21,6 +21,70 @@ Status refuse(const Plan& plan, std::string why) {
                 fmt::format("plan {} cannot run on a device: {}", plan.algorithm(), why));
 }
 
+// Where the two ends of a rank's connections lie, on one lane of the windows.
+class LinkMaker {
+ public:
+  LinkMaker(const BuildRequest& request, Lane lane) : request_(request), lane_(lane) {}
+
+  Link out(Rank peer) const {
+    Link link = towards(request_.rank, peer);
+    link.counters = at<Counters>(mine(), request_.window.counters_out(peer, lane_));
+    link.peer = peer;
+    return link;
+  }
+  Link in(Rank peer) const {
+    Link link = towards(peer, request_.rank);
+    link.counters = at<Counters>(mine(), request_.window.counters_in(peer, lane_));
+    link.peer = peer;
+    return link;
+  }
+  // Tokens between two lanes of this rank.
+  Link signal(Lane from, Lane to, bool out) const {
+    Link link;
+    link.inbox = at<Inbox>(mine(), request_.window.signal(from, to));
+    link.counters = at<Counters>(mine(), request_.window.counters_signal(from, to, out));
+    link.peer = request_.rank;
+    return link;
+  }
+
+ private:
+  // What both ends of the connection from one rank to another use.
+  Link towards(Rank from, Rank to) const {
+    const View receiver = view(to, from), sender = view(from, to);
+    const WindowShape& w = receiver.shape;
+    Link link;
+    link.inbox = at<Inbox>(receiver.base, w.inbox(receiver.place, lane_));
+    link.ack = at<Ack>(sender.base, sender.shape.ack(sender.place, lane_));
+    link.packets = receiver.base + w.packets(receiver.place, lane_);
+    link.slots = receiver.base + w.slots(receiver.place, lane_);
+    link.relayed = receiver.base != request_.windows[to] ? 1 : 0;
+    return link;
+  }
+  // A rank's window towards a peer, or what stands for it.
+  struct View {
+    std::byte* base;
+    WindowShape shape;
+    Rank place;
+  };
+  View view(Rank owner, Rank peer) const {
+    const bool own = owner == request_.rank;
+    const Rank other = own ? peer : owner;
+    if (other < request_.mirrors.size() && request_.mirrors[other].here != nullptr) {
+      const Mirror& mirror = request_.mirrors[other];
+      return {own ? mirror.here : mirror.there, request_.window.between_two(), 0};
+    }
+    return {request_.windows[owner], request_.window, peer};
+  }
+  std::byte* mine() const { return request_.windows[request_.rank]; }
+  template <class T>
+  static T* at(std::byte* window, uint64_t offset) {
+    return reinterpret_cast<T*>(window + offset);
+  }
+
+  const BuildRequest& request_;
+  const Lane lane_;
+};
+
 // One lane, before addresses are known.
 struct LaneDraft {
   std::vector<DeviceAction> actions;
@@ -31,7 +95,11 @@ struct LaneDraft {
 class LaneBuilder {
  public:
   LaneBuilder(const BuildRequest& request, Lane lane)
-      : request_(request), plan_(*request.plan), lane_(lane), program_(plan_, request.rank, lane) {}
+      : request_(request),
+        plan_(*request.plan),
+        lane_(lane),
+        make_(request, lane),
+        program_(plan_, request.rank, lane) {}
 
   Result<LaneDraft> build() {
     for (uint32_t at = 0; at < program_.steps();) {
@@ -160,62 +228,14 @@ class LaneBuilder {
   // --- links, made when first used
 
   uint32_t link_out(Rank peer) {
-    return find(out_, {peer, 0}, draft_.out, [&] {
-      Link link = towards(request_.rank, peer);
-      link.counters = at<Counters>(mine(), request_.window.counters_out(peer, lane_));
-      link.peer = peer;
-      return link;
-    });
+    return find(out_, {peer, 0}, draft_.out, [&] { return make_.out(peer); });
   }
   uint32_t link_in(Rank peer) {
-    return find(in_, {peer, 0}, draft_.in, [&] {
-      Link link = towards(peer, request_.rank);
-      link.counters = at<Counters>(mine(), request_.window.counters_in(peer, lane_));
-      link.peer = peer;
-      return link;
-    });
-  }
-  // What both ends of the connection from one rank to another use.
-  Link towards(Rank from, Rank to) const {
-    const View receiver = view(to, from), sender = view(from, to);
-    const WindowShape& w = receiver.shape;
-    Link link;
-    link.inbox = at<Inbox>(receiver.base, w.inbox(receiver.place, lane_));
-    link.ack = at<Ack>(sender.base, sender.shape.ack(sender.place, lane_));
-    link.packets = receiver.base + w.packets(receiver.place, lane_);
-    link.slots = receiver.base + w.slots(receiver.place, lane_);
-    link.relayed = receiver.base != request_.windows[to] ? 1 : 0;
-    return link;
-  }
-  // A rank's window towards a peer, or what stands for it.
-  struct View {
-    std::byte* base;
-    WindowShape shape;
-    Rank place;
-  };
-  View view(Rank owner, Rank peer) const {
-    const bool own = owner == request_.rank;
-    const Rank other = own ? peer : owner;
-    if (other < request_.mirrors.size() && request_.mirrors[other].here != nullptr) {
-      const Mirror& mirror = request_.mirrors[other];
-      return {own ? mirror.here : mirror.there, request_.window.between_two(), 0};
-    }
-    return {request_.windows[owner], request_.window, peer};
+    return find(in_, {peer, 0}, draft_.in, [&] { return make_.in(peer); });
   }
   uint32_t signal(Lane from, Lane to, bool out) {
-    return find(out ? out_ : in_, {out ? to : from, 1}, out ? draft_.out : draft_.in, [&] {
-      const WindowShape& w = request_.window;
-      Link link;
-      link.inbox = at<Inbox>(mine(), w.signal(from, to));
-      link.counters = at<Counters>(mine(), w.counters_signal(from, to, out));
-      link.peer = request_.rank;
-      return link;
-    });
-  }
-  std::byte* mine() const { return request_.windows[request_.rank]; }
-  template <class T>
-  static T* at(std::byte* window, uint64_t offset) {
-    return reinterpret_cast<T*>(window + offset);
+    return find(out ? out_ : in_, {out ? to : from, 1}, out ? draft_.out : draft_.in,
+                [&] { return make_.signal(from, to, out); });
   }
   using Key = std::pair<uint32_t, uint32_t>;  // peer or lane; 1: a lane
   template <class Make>
@@ -233,6 +253,7 @@ class LaneBuilder {
   const BuildRequest& request_;
   const Plan& plan_;
   Lane lane_;
+  LinkMaker make_;
   LaneProgram program_;
   LaneDraft draft_;
   std::map<Key, uint32_t> out_, in_;
@@ -380,6 +401,11 @@ Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
   image.program = reinterpret_cast<uint64_t>(place) - base;
   image.bytes = packer.take();
   return image;
+}
+
+TransferLinks transfer_links(const BuildRequest& request, Rank peer) {
+  const LinkMaker make(request, request.window.transfer_lane());
+  return {make.out(peer), make.in(peer)};
 }
 
 Status can_build(const PlanPtr& plan, const WindowShape& window) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "src/cuda/transfers.h"
 #include "src/cuda/window.h"
 #include "src/executor/bound_plan.h"
 #include "src/plan/plan.h"
@@ -56,6 +57,8 @@ struct ProgramImage {
 // The image for the address `base`. Errors: unsupported when the plan needs more lanes, links or
 // operands than windows have.
 Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base);
+// What a rank's transfers with a peer use; no plan.
+TransferLinks transfer_links(const BuildRequest& request, Rank peer);
 // Whether every rank's program can be built. Errors: those of build_program().
 Status can_build(const PlanPtr& plan, const WindowShape& window);
 // The bytes of that image, for allocation; the same for every base.

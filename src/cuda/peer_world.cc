@@ -8,6 +8,8 @@
 #include <cstring>
 #include <thread>
 
+#include "src/cuda/transfer_launches.h"
+
 namespace tutti::cuda {
 namespace {
 
@@ -113,6 +115,10 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
   for (const Member& m : members) blocks = std::min(blocks, m.blocks);
   std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, blocks));
   world->shape_.ranks = static_cast<uint32_t>(members.size());
+  world->own_blocks_ = members[rank].blocks;
+  for (const Member& m : members)
+    world->transfer_workers_.push_back(
+        std::min({members[rank].blocks, m.blocks, world->shape_.workers}));
   world->pages_ = std::move(pages);
   // Whatever fails here, the others are told: they must not wait for this rank, nor go another way
   // than it.
@@ -148,7 +154,10 @@ Status PeerWorld::open_own(const std::vector<Member>& members) {
   last_ = *event;
   for (Family family : {Family::sum, Family::prod, Family::extremum})
     TUTTI_RETURN_IF_ERROR(device_.function(Kernel::plan, DType::int8, family).status());
-  TUTTI_RETURN_IF_ERROR(reserve(0).status());
+  TUTTI_RETURN_IF_ERROR(device_.function(Kernel::transfers, DType::int8, Family::sum).status());
+  Result<Place> place = reserve(members.size() * sizeof(TransferLinks) + sizeof(TransferProgram));
+  if (!place) return place.status();
+  transfers_ = *place;
   auto window = runtime_.windows().take(device_, shape_.bytes());
   if (!window) return window.status();
   window_ = std::move(*window);
@@ -182,7 +191,24 @@ Status PeerWorld::open_peers(const std::vector<Member>& members, const void* off
     if (!opened) return opened.status().with_context(fmt::format("the window of rank {}", r));
     windows_.push_back(*opened);
   }
-  return {};
+  return write_transfers();
+}
+
+Status PeerWorld::write_transfers() {
+  const BuildRequest request = request_for(nullptr);
+  std::vector<TransferLinks> links(shape_.ranks);
+  for (Rank r = 0; r < shape_.ranks; ++r)
+    if (r != rank_) links[r] = transfer_links(request, r);
+  TransferProgram program;
+  program.links =
+      reinterpret_cast<const TransferLinks*>(transfers_.memory->data() + transfers_.offset);
+  program.control = control();
+  program.depth = std::min(shape_.depth, k_max_depth);
+  program.slot_bytes = shape_.slot_bytes;
+  const std::span<const TransferLinks> all(links);
+  TUTTI_RETURN_IF_ERROR(transfers_.memory->write(transfers_.offset, std::as_bytes(all)));
+  return transfers_.memory->write(transfers_.offset + all.size_bytes(),
+                                  std::as_bytes(std::span(&program, 1)));
 }
 
 PeerWorld::~PeerWorld() {
@@ -197,7 +223,7 @@ PeerWorld::~PeerWorld() {
 // into the window any more.
 bool PeerWorld::quiet() const {
   if (windows_.empty()) return true;  // nobody has it
-  const uint64_t links = uint64_t{shape_.ranks} * shape_.lanes * shape_.workers;
+  const uint64_t links = uint64_t{shape_.ranks} * shape_.all_lanes() * shape_.workers;
   std::vector<Ack> acks(links);
   std::vector<Counters> sent(links);
   const auto relayed = [&](uint64_t peer) {
@@ -273,14 +299,19 @@ Status PeerWorld::ensure_scratch(uint64_t bytes) {
   return {};
 }
 
+BuildRequest PeerWorld::request_for(const PlanPtr& plan) const {
+  BuildRequest request{plan, rank_, shape_, windows_, scratch_, control(), {}};
+  if (mirrors_ != nullptr) request.mirrors = mirrors_->all();
+  return request;
+}
+
 Status PeerWorld::prepare(const PlanPtr& plan) {
   if (programs_.count(plan.get()) > 0) return {};
   if (plan->shape().ranks != shape_.ranks)
     return Status(Code::invalid_argument,
                   fmt::format("a plan of {} ranks for {}", plan->shape().ranks, shape_.ranks));
   TUTTI_RETURN_IF_ERROR(ensure_scratch(scratch_bound(*plan, shape_)));
-  BuildRequest request{plan, rank_, shape_, windows_, scratch_, control(), {}};
-  if (mirrors_ != nullptr) request.mirrors = mirrors_->all();
+  const BuildRequest request = request_for(plan);
   Result<uint64_t> bytes = program_bytes(request);
   if (!bytes) return bytes.status();
   Result<Place> place = reserve(*bytes);
@@ -302,23 +333,53 @@ Result<DeviceCut> PeerWorld::cut(const PlanPtr& plan, uint64_t count, DType dtyp
   return fit_cut(plan, count, dtype, shape_, blocks_, wire);
 }
 
-// Calls share windows: one ends before the next begins, on whatever streams they are.
-Status PeerWorld::follow_last(Stream stream, bool capturing) {
-  if (!launched_ || capturing || stream == last_stream_) return {};
-  return runtime_.driver().check(runtime_.driver().stream_wait_event(stream, last_, 0),
-                                 "cuStreamWaitEvent");
+Status PeerWorld::usable() const {
+  TUTTI_RETURN_IF_ERROR(error());
+  return half_enqueued_;
+}
+
+// Calls share windows: one ends before the next begins, on whatever streams they are. Whether the
+// stream is captured.
+Result<bool> PeerWorld::begin(Stream stream) {
+  Result<bool> capturing = runtime_.capturing(stream);
+  if (!capturing || *capturing || !launched_ || stream == last_stream_) return capturing;
+  TUTTI_RETURN_IF_ERROR(runtime_.driver().check(
+      runtime_.driver().stream_wait_event(stream, last_, 0), "cuStreamWaitEvent"));
+  return capturing;
+}
+
+// `status`: of what was enqueued since begin().
+Status PeerWorld::end(Stream stream, bool capturing, const Status& status) {
+  if (!status.ok() && half_enqueued_.ok()) return status;
+  if (capturing) {
+    captured_ = true;
+    return status;
+  }
+  TUTTI_RETURN_IF_ERROR(
+      runtime_.driver().check(runtime_.driver().event_record(last_, stream), "cuEventRecord"));
+  last_stream_ = stream;
+  launched_ = true;
+  return status;
+}
+
+// The others must not wait for the rest of a call.
+Status PeerWorld::give_up_halfway(const Status& status) {
+  half_enqueued_ = status;
+  this->abort();
+  return status;
+}
+
+Status PeerWorld::copy(DevicePtr to, DevicePtr from, uint64_t bytes, Stream stream) {
+  return runtime_.driver().check(runtime_.driver().copy(to, from, bytes, stream), "cuMemcpyAsync");
 }
 
 Status PeerWorld::launch(const Call& call, Stream stream) {
-  TUTTI_RETURN_IF_ERROR(error());
-  TUTTI_RETURN_IF_ERROR(half_enqueued_);
+  TUTTI_RETURN_IF_ERROR(usable());
   TUTTI_RETURN_IF_ERROR(prepare(call.plan));
   Result<DeviceCut> cut = this->cut(call.plan, call.count, call.dtype, call.wire);
   if (!cut) return cut.status();
   Result<Function> function = device_.function(Kernel::plan, call.dtype, family_of(call.op));
   if (!function) return function.status();
-  Result<bool> capturing = runtime_.capturing(stream);
-  if (!capturing) return capturing.status();
   PlanLaunch launch{};
   launch.lanes = call.plan->shape().lanes;
   launch.op = operator_of({call.plan, call.count, call.dtype, call.op, cut->wire, cut->workers});
@@ -333,38 +394,61 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   launch.calls[0].signature = call.signature;
   launch.calls[0].factor = call.factor;
 
-  const Driver& driver = runtime_.driver();
-  Scope scope(driver, device_.context());
+  Scope scope(runtime_.driver(), device_.context());
   TUTTI_RETURN_IF_ERROR(scope.status());
-  TUTTI_RETURN_IF_ERROR(follow_last(stream, *capturing));
+  Result<bool> capturing = begin(stream);
+  if (!capturing) return capturing.status();
   if (call.copy_first > 0) {
     std::byte** base = launch.calls[0].buffers.base;
     const auto address = [&](Buffer b) {
       return reinterpret_cast<DevicePtr>(base[static_cast<int>(b)]);
     };
-    TUTTI_RETURN_IF_ERROR(driver.check(
-        driver.copy(address(Buffer::output), address(Buffer::input), call.copy_first, stream),
-        "cuMemcpyAsync"));
+    TUTTI_RETURN_IF_ERROR(
+        copy(address(Buffer::output), address(Buffer::input), call.copy_first, stream));
     base[static_cast<int>(Buffer::input)] = base[static_cast<int>(Buffer::output)];
   }
-  const Status status = gates_ == nullptr ? run_grid(*function, launch, stream)
-                                          : run_ranges(*function, launch, program, stream);
-  if (!status.ok() && half_enqueued_.ok()) return status;
-  if (*capturing) {
-    captured_ = true;
-    return status;
-  }
-  TUTTI_RETURN_IF_ERROR(driver.check(driver.event_record(last_, stream), "cuEventRecord"));
-  last_stream_ = stream;
-  launched_ = true;
-  return status;
+  const uint32_t blocks = launch.lanes * launch.cut.workers;
+  return end(stream, *capturing,
+             gates_ == nullptr ? run_grid(*function, blocks, launch, stream)
+                               : run_ranges(*function, launch, program, stream));
 }
 
-Status PeerWorld::run_grid(Function function, PlanLaunch& launch, Stream stream) {
+Status PeerWorld::launch(std::span<const Transfer> transfers, Stream stream) {
+  TUTTI_RETURN_IF_ERROR(usable());
+  Result<std::vector<CopyToSelf>> copies = copies_to_self(rank_, transfers);
+  if (!copies) return copies.status();
+  Scope scope(runtime_.driver(), device_.context());
+  TUTTI_RETURN_IF_ERROR(scope.status());
+  Result<bool> capturing = begin(stream);
+  if (!capturing) return capturing.status();
+  for (const CopyToSelf& c : *copies)
+    TUTTI_RETURN_IF_ERROR(copy(reinterpret_cast<DevicePtr>(c.to),
+                               reinterpret_cast<DevicePtr>(c.from), c.bytes, stream));
+  return end(stream, *capturing, run_transfers(transfers, stream));
+}
+
+Status PeerWorld::run_transfers(std::span<const Transfer> transfers, Stream stream) {
+  Result<Function> function = device_.function(Kernel::transfers, DType::int8, Family::sum);
+  if (!function) return function.status();
+  std::vector<TransferLaunch> launches = transfer_launches(rank_, transfers, transfer_workers_);
+  // As many blocks as plans of this shape may take.
+  const uint32_t most = std::min(own_blocks_, shape_.lanes * shape_.workers);
+  if (mirrors_ != nullptr) mirrors_->use(shape_.all_lanes(), shape_.workers);
+  for (TransferLaunch& launch : launches) {
+    launch.program = reinterpret_cast<const TransferProgram*>(
+        transfers_.memory->data() + transfers_.offset + shape_.ranks * sizeof(TransferLinks));
+    const Status status = run_grid(*function, transfer_blocks(launch, most), launch, stream);
+    if (!status.ok()) return &launch == launches.data() ? status : give_up_halfway(status);
+  }
+  return {};
+}
+
+template <class Launch>
+Status PeerWorld::run_grid(Function function, uint32_t blocks, Launch& launch, Stream stream) {
   void* parameters[] = {&launch};
   return runtime_.driver().check(
-      runtime_.driver().launch_cooperative(function, launch.lanes * launch.cut.workers, 1, 1,
-                                           k_block_threads, 1, 1, 0, stream, parameters),
+      runtime_.driver().launch_cooperative(function, blocks, 1, 1, k_block_threads, 1, 1, 0, stream,
+                                           parameters),
       "cuLaunchCooperativeKernel");
 }
 
@@ -384,15 +468,12 @@ Status PeerWorld::run_ranges(Function function, PlanLaunch& launch, Program& pro
       launch.range.gates = gates_->entries();
       launch.range.peers = gates_->ranks();
     }
-    if (compares || !range.empty) TUTTI_RETURN_IF_ERROR(run_grid(function, launch, stream));
+    if (compares || !range.empty)
+      TUTTI_RETURN_IF_ERROR(run_grid(function, launch.lanes * launch.cut.workers, launch, stream));
     begun = true;
     return gates_->pass(stream, ++number, *count, signature);
   });
-  if (status.ok() || !begun) return status;
-  // The others must not wait for the rest.
-  half_enqueued_ = status;
-  this->abort();
-  return status;
+  return status.ok() || !begun ? status : give_up_halfway(status);
 }
 
 void PeerWorld::abort() {

@@ -11,6 +11,9 @@
 // The windows of ranks on other hosts have mirrors here (mirrors.h). Who makes such a world runs a
 // proxy over them (proxy.h) for as long as the world lives.
 //
+// Sends and receives have a kernel of their own (transfers.h), and a lane of the windows; only the
+// two ranks of a message launch. In ranges there are none: they would need everybody.
+//
 // Data crosses in the windows (packets, slots): peers never see the buffers of a call, so these
 // need neither registration nor mapping. A plan's form that holds for two different buffers holds
 // in place as well where all it sends of a chunk is sent before anything is received into that
@@ -22,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +33,7 @@
 #include "src/cuda/mirrors.h"
 #include "src/cuda/ranges.h"
 #include "src/cuda/window_store.h"
+#include "src/executor/exchange.h"
 
 namespace tutti::cuda {
 
@@ -91,6 +96,11 @@ class PeerWorld {
   // whatever streams (captured ones: as their graphs are launched). Errors: unsupported (the plan),
   // device_error, error().
   Status launch(const Call& call, Stream stream);
+  // Whether sends and receives can be launched: the same on every rank.
+  bool transfers() const { return gates_ == nullptr; }
+  // The same for a group of sends and receives: none of them waits for another, but messages of a
+  // pair keep their order. Errors: as above; invalid_usage (copies_to_self()).
+  Status launch(std::span<const Transfer> transfers, Stream stream);
   // How launch() cuts a call (fit_cut()).
   Result<DeviceCut> cut(const PlanPtr& plan, uint64_t count, DType dtype,
                         std::optional<Wire> wire = {}) const;
@@ -130,12 +140,20 @@ class PeerWorld {
 
   PeerWorld(Runtime& runtime, Device& device, Rank rank, const WindowShape& shape, uint32_t blocks)
       : runtime_(runtime), device_(device), rank_(rank), shape_(shape), blocks_(blocks) {}
+  BuildRequest request_for(const PlanPtr& plan) const;
+  Status write_transfers();
   Status open_own(const std::vector<Member>& members);
   Status open_peers(const std::vector<Member>& members, const void* offers);
   Result<Place> reserve(uint64_t bytes);
   Status ensure_scratch(uint64_t bytes);
-  Status follow_last(Stream stream, bool capturing);
-  Status run_grid(Function function, PlanLaunch& launch, Stream stream);
+  Status usable() const;
+  Result<bool> begin(Stream stream);
+  Status end(Stream stream, bool capturing, const Status& status);
+  Status give_up_halfway(const Status& status);
+  Status copy(DevicePtr to, DevicePtr from, uint64_t bytes, Stream stream);
+  Status run_transfers(std::span<const Transfer> transfers, Stream stream);
+  template <class Launch>
+  Status run_grid(Function function, uint32_t blocks, Launch& launch, Stream stream);
   Status run_ranges(Function function, PlanLaunch& launch, Program& program, Stream stream);
   bool quiet() const;
   Control* control() const { return reinterpret_cast<Control*>(control_->data()); }
@@ -144,7 +162,8 @@ class PeerWorld {
   Device& device_;
   Rank rank_;
   WindowShape shape_;
-  uint32_t blocks_;  // of a grid, at most; the same on every rank
+  uint32_t blocks_;          // of a grid, at most; the same on every rank
+  uint32_t own_blocks_ = 1;  // of a grid of this rank alone
   std::unique_ptr<WindowStore::Window> window_;
   std::vector<std::byte*> windows_;   // of every rank of this host, as the device addresses them
   std::unique_ptr<Mirrors> mirrors_;  // of the others'
@@ -157,6 +176,8 @@ class PeerWorld {
   std::byte* scratch_ = nullptr;  // of all programs: they run one after the other
   uint64_t scratch_bytes_ = 0;
   std::map<const Plan*, Program> programs_;
+  Place transfers_;                         // links by peer, then the TransferProgram
+  std::vector<uint32_t> transfer_workers_;  // by peer
   Event last_ = nullptr;  // after the last launch that was not captured, on last_stream_
   Stream last_stream_ = nullptr;
   std::atomic<bool> launched_{false}, captured_{false};

@@ -30,7 +30,7 @@ Proxy::Proxy(Router& router, Mirrors& mirrors)
     Peer peer;
     peer.rank = r;
     peer.mirror = mirrors.all()[r];
-    peer.flows.resize(shape_.lanes * shape_.workers);
+    peer.flows.resize(shape_.all_lanes() * shape_.workers);
     peers_.push_back(std::move(peer));
   }
 }
@@ -233,7 +233,7 @@ Status Proxy::take(Peer& peer, std::span<const std::byte> message) {
 }
 
 Status Proxy::apply(Peer& peer, const Note& note, const std::byte* payload) {
-  if (note.lane >= shape_.lanes || note.worker >= shape_.workers)
+  if (note.lane >= shape_.all_lanes() || note.worker >= shape_.workers)
     return Status(Code::remote_error,
                   fmt::format("a message for worker {} of lane {}", note.worker, note.lane));
   Inbox& from = inbox(peer.mirror.here, note);

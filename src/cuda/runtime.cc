@@ -91,8 +91,10 @@ Result<Function> Device::function(Kernel kernel, DType dtype, Family family) {
   if (known != nullptr) return known;
   TUTTI_RETURN_IF_ERROR(load(family));
   const std::string symbol =
-      fmt::format("tutti_{}_{}_{}", kernel == Kernel::plan ? "plan" : "direct", cuda::name(family),
-                  tutti::name(dtype));
+      kernel == Kernel::transfers
+          ? "tutti_transfers"
+          : fmt::format("tutti_{}_{}_{}", kernel == Kernel::plan ? "plan" : "direct",
+                        cuda::name(family), tutti::name(dtype));
   Scope scope(*driver_, context_);
   TUTTI_RETURN_IF_ERROR(scope.status());
   Function found = nullptr;

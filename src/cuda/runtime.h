@@ -18,7 +18,7 @@ namespace tutti::cuda {
 class Runtime;
 class WindowStore;
 
-enum class Kernel : uint8_t { plan, direct };
+enum class Kernel : uint8_t { plan, direct, transfers };
 
 // Makes a device's primary context current for a scope.
 class Scope {
@@ -44,8 +44,8 @@ class Device {
   uint32_t multiprocessors() const { return multiprocessors_; }
   bool cooperative() const { return cooperative_; }
 
-  // Loaded on first use. Errors: device_error: no kernels in this build, a driver that is too old
-  // for them, a device that they were not built for.
+  // Loaded on first use; transfers are of no type and of sum. Errors: device_error: no kernels in
+  // this build, a driver that is too old for them, a device that they were not built for.
   Result<Function> function(Kernel kernel, DType dtype, Family family);
   // Blocks of k_block_threads that fit on the device at once.
   Result<uint32_t> resident_blocks(Function function);
@@ -73,7 +73,7 @@ class Device {
   bool cooperative_ = false;
   std::mutex mutex_;
   Module modules_[k_families] = {};
-  Function functions_[2][k_dtypes][k_families] = {};
+  Function functions_[3][k_dtypes][k_families] = {};
   std::vector<Event> events_;
   std::vector<int> reached_;
 };

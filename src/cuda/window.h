@@ -8,11 +8,15 @@ namespace tutti::cuda {
 
 struct WindowShape {
   uint32_t ranks = 1;
-  uint32_t lanes = 4;         // the most that a program may have
+  uint32_t lanes = 4;         // the most that a program may have; transfers have one more
   uint32_t workers = 8;       // likewise, per lane
   uint32_t depth = 4;         // messages in flight per link through slots
   uint32_t packet_bytes = 0;  // payload of a slot of packets, per worker
   uint32_t slot_bytes = 0;    // payload of a plain slot, per worker; 0: there are none
+
+  // The lane of sends and receives (transfers.h).
+  uint32_t transfer_lane() const { return lanes; }
+  uint32_t all_lanes() const { return lanes + 1; }
 
   // Of worker 0 of a lane, towards or from `peer`.
   uint64_t inbox(uint32_t peer, uint32_t lane) const { return place(peer, lane) * sizeof(Inbox); }
@@ -51,7 +55,7 @@ struct WindowShape {
 
  private:
   uint64_t place(uint32_t peer, uint32_t lane) const {
-    return (uint64_t{peer} * lanes + lane) * workers;
+    return (uint64_t{peer} * all_lanes() + lane) * workers;
   }
   uint64_t inboxes() const { return place(ranks, 0) * sizeof(Inbox); }
 };

@@ -18,22 +18,23 @@ uint64_t transfer_signature(uint64_t number, const Transfer& t) {
 
 }  // namespace
 
-Status Exchange::copy_to_self(std::span<const Transfer> transfers) {
+Result<std::vector<CopyToSelf>> copies_to_self(Rank self, std::span<const Transfer> transfers) {
   std::vector<const Transfer*> sends, receives;
   for (const Transfer& t : transfers)
-    if (t.peer == router_.self())
-      (t.direction == Transfer::Direction::send ? sends : receives).push_back(&t);
+    if (t.peer == self) (t.direction == Transfer::Direction::send ? sends : receives).push_back(&t);
   if (sends.size() != receives.size())
     return Status(Code::invalid_usage, fmt::format("rank {} has {} sends to itself and {} receives",
-                                                   router_.self(), sends.size(), receives.size()));
+                                                   self, sends.size(), receives.size()));
+  std::vector<CopyToSelf> copies;
   for (size_t i = 0; i < sends.size(); ++i) {
     if (sends[i]->bytes != receives[i]->bytes)
       return Status(Code::invalid_usage,
-                    fmt::format("rank {} sends itself {} bytes and receives {}", router_.self(),
+                    fmt::format("rank {} sends itself {} bytes and receives {}", self,
                                 sends[i]->bytes, receives[i]->bytes));
-    if (sends[i]->bytes > 0) std::memmove(receives[i]->memory, sends[i]->memory, sends[i]->bytes);
+    if (sends[i]->bytes > 0)
+      copies.push_back({sends[i]->memory, receives[i]->memory, sends[i]->bytes});
   }
-  return {};
+  return copies;
 }
 
 Result<std::vector<Exchange::Queue>> Exchange::sort(std::span<const Transfer> transfers) {
@@ -53,7 +54,9 @@ Result<std::vector<Exchange::Queue>> Exchange::sort(std::span<const Transfer> tr
 }
 
 Status Exchange::run(std::span<const Transfer> transfers) {
-  TUTTI_RETURN_IF_ERROR(copy_to_self(transfers));
+  Result<std::vector<CopyToSelf>> copies = copies_to_self(router_.self(), transfers);
+  if (!copies) return copies.status();
+  for (const CopyToSelf& c : *copies) std::memmove(c.to, c.from, c.bytes);
   Result<std::vector<Queue>> sorted = sort(transfers);
   if (!sorted) return sorted.status();
   std::vector<Queue>& queues = *sorted;

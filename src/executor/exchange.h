@@ -25,6 +25,15 @@ struct Transfer {
   DType dtype = DType::int8;
 };
 
+// The k-th send to self and the k-th receive from self among `transfers`. Errors: invalid_usage:
+// they do not pair up, or differ in length.
+struct CopyToSelf {
+  std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  uint64_t bytes = 0;
+};
+Result<std::vector<CopyToSelf>> copies_to_self(Rank self, std::span<const Transfer> transfers);
+
 class Exchange {
  public:
   Exchange(Router& router, Monitor& monitor, const WaitPolicy& policy)
@@ -47,7 +56,6 @@ class Exchange {
     uint64_t sent = 0, received = 0;  // non-empty transfers ever, for signatures
   };
 
-  Status copy_to_self(std::span<const Transfer> transfers);
   Result<std::vector<Queue>> sort(std::span<const Transfer> transfers);
   Io advance(Queue& queue, Status* status);
   Io send(Queue& queue, const Transfer& transfer, uint64_t signature);

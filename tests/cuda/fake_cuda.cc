@@ -39,7 +39,7 @@ struct FakeHandle {
 static_assert(sizeof(FakeHandle) <= sizeof(IpcMemHandle));
 
 struct FakeFunction {
-  bool plan;
+  Kernel kernel;
   DType dtype;
   Family family;
 };
@@ -469,11 +469,14 @@ struct FakeApi {
   static int module_function(Function* function, Module, const char* name) {
     ENTER("cuModuleGetFunction");
     const std::string text = name;
-    FakeFunction f{text.rfind("tutti_plan_", 0) == 0, DType::int8, Family::sum};
+    FakeFunction f{text.rfind("tutti_plan_", 0) == 0 ? Kernel::plan : Kernel::direct, DType::int8,
+                   Family::sum};
+    if (text == "tutti_transfers") f.kernel = Kernel::transfers;
     const size_t family = text.find('_', 6) + 1, dtype = text.find('_', family) + 1;
     for (Family one : {Family::sum, Family::prod, Family::extremum})
       if (text.compare(family, dtype - 1 - family, cuda::name(one)) == 0) f.family = one;
-    const auto parsed = parse_dtype(text.substr(dtype));
+    const auto parsed =
+        f.kernel == Kernel::transfers ? DType::int8 : parse_dtype(text.substr(dtype));
     if (!parsed) return k_invalid_value;
     f.dtype = *parsed;
     static std::vector<std::unique_ptr<FakeFunction>> functions;
@@ -503,7 +506,12 @@ struct FakeApi {
     if (static_cast<int>(x) > fake().multiprocessors * fake().blocks_per_multiprocessor)
       return k_too_large;
     fake().count(fake().cooperative, x);
-    fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f), device = fake().device_of(s),
+    const FakeFunction function = *reinterpret_cast<FakeFunction*>(f);
+    if (function.kernel == Kernel::transfers) {
+      fake().enqueue(s, transfer_grid(parameters[0], x));
+      return 0;
+    }
+    fake().enqueue(s, [function, device = fake().device_of(s),
                        launch = *static_cast<PlanLaunch*>(parameters[0]), x] {
       const TimeSlice slice(fake().time_slices, device);
       run_plan(function, launch, x);

@@ -26,6 +26,9 @@ struct ContextHandle {
   int device;
 };
 
+// A grid of the kernel of transfers, with these arguments (fake_transfers.cc).
+std::function<void()> transfer_grid(const void* launch, unsigned blocks);
+
 class FakeCuda {
  public:
   explicit FakeCuda(int devices = 2);

@@ -67,7 +67,8 @@ class Peers {
         const auto gather = [&](const void* mine, void* all, size_t bytes) {
           return this->gather(r, mine, all, bytes);
         };
-        const auto mine = PeerWorld::describe(*runtimes_[r], *device_of_[r], 1 + host_of(r), 0);
+        const auto mine =
+            PeerWorld::describe(*runtimes_[r], *device_of_[r], 1 + host_of(r), blocks);
         std::vector<PeerWorld::Member> members(ranks());
         static_cast<void>(gather(&mine, members.data(), sizeof mine));
         EXPECT_EQ(PeerWorld::obstacle(members), "");
@@ -96,6 +97,7 @@ class Peers {
   void synchronize() {
     for (Stream s : streams) fake.synchronize(s);
   }
+  void synchronize_one(Rank r) { fake.synchronize(streams[r]); }
   bool passed(Rank r) const { return fake.driver()->stream_query(streams[r]) == k_success; }
   // As the watch of a communicator does: until all streams have passed.
   void pass_all() {
@@ -106,6 +108,7 @@ class Peers {
   }
 
   FakeCuda fake;
+  uint32_t blocks = 0;            // of a launch, at most; 0: as many as fit
   std::optional<Rank> hide_page;  // nobody sees this one's
   std::string network = "local";  // between hosts
   std::string fault;              // of it

@@ -282,7 +282,7 @@ TEST(ProxyAlone, RefusesWhatMakesNone) {
   const std::vector<uint64_t> nonsense[] = {
       {},                                           // no note
       {note(k_token, 0, 0, 0)},                     // half a note
-      {note(k_token, 4, 0, 0), 1},                  // four lanes
+      {note(k_token, 5, 0, 0), 1},                  // five lanes
       {note(k_token, 0, 3, 0), 1},                  // three workers
       {note(6, 0, 0, 0), 1},                        // no such kind
       {note(k_slot, 0, 0, 16), k_first_tag, 1},     // fewer bytes than it says

@@ -338,7 +338,7 @@ void every_collective(DeviceRank& me, size_t count) {
     expect("scatter", ncclScatter(x, y, count, ncclInt32, root, me.comm, me.nccl()), y, root_block);
     if (testing::Test::HasFatalFailure()) return;
   }
-  // What plans do not serve takes the other way, between calls that they do.
+  // A message between collectives.
   int32_t* x = me.upload(own);
   int32_t* y = me.upload(Values(count));
   ASSERT_EQ(ncclGroupStart(), ncclSuccess);
@@ -349,6 +349,154 @@ void every_collective(DeviceRank& me, size_t count) {
             made(count, [&](size_t i) { return element((me.rank + n - 1) % n, i); }));
   expect("all_reduce", ncclAllReduce(x, x, count, ncclInt32, ncclSum, me.comm, me.nccl()), x,
          summed);
+}
+
+ncclResult_t async_error(ncclComm_t comm) {
+  ncclResult_t error = ncclInternalError;
+  EXPECT_EQ(ncclCommGetAsyncError(comm, &error), ncclSuccess);
+  return error;
+}
+
+// The error of a communicator, once it has one; ncclSuccess: none came in 20 s.
+ncclResult_t await_error(ncclComm_t comm) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  ncclResult_t error = async_error(comm);
+  while ((error == ncclSuccess || error == ncclInProgress) &&
+         std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    error = async_error(comm);
+  }
+  return error;
+}
+
+void all_reduce_well(DeviceRank& me) {
+  int32_t* x = me.upload(std::vector<int32_t>(100, 1));
+  ASSERT_EQ(ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl()), ncclSuccess)
+      << ncclGetLastError(nullptr);
+  ASSERT_EQ(me.download(x, 100), std::vector<int32_t>(100, me.ranks));
+}
+
+// Groups of messages with counts of their own, several for a pair, to self, on several streams;
+// messages of two ranks alone; and one by one. `staged`: through the host.
+void every_kind_of_message(DeviceRank& me, bool staged) {
+  using Values = std::vector<int32_t>;
+  const int n = me.ranks;
+  const auto size = [&](int from, int to, int k) {
+    return static_cast<size_t>((from * 7 + to * 3 + k * 5000) % 20011 * (from == to ? 1 : k));
+  };
+  const auto content = [&](int from, int to, int k) {
+    Values values(size(from, to, k));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = element(from * 64 + to * 8 + k, i);
+    return values;
+  };
+  Stream other = nullptr;
+  ASSERT_EQ(me.driver.stream_create(&other, k_stream_non_blocking), 0);
+  const int before = fake_calls("cuStreamBatchMemOp");
+  std::vector<std::pair<int32_t*, Values>> received;
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  for (int k = 0; k < 3; ++k)
+    for (int p = 0; p < n; ++p) {
+      const int peer = (p + me.rank * 2) % n;
+      const cudaStream_t stream = k == 1 ? reinterpret_cast<cudaStream_t>(other) : me.nccl();
+      const Values mine = content(me.rank, peer, k), theirs = content(peer, me.rank, k);
+      received.emplace_back(me.upload(Values(theirs.size() + 1)), theirs);
+      EXPECT_EQ(ncclSend(me.upload(mine.empty() ? Values(1) : mine), mine.size(), ncclInt32, peer,
+                         me.comm, stream),
+                ncclSuccess);
+      EXPECT_EQ(ncclRecv(received.back().first, theirs.size(), ncclInt32, peer, me.comm, stream),
+                ncclSuccess);
+    }
+  ASSERT_EQ(ncclGroupEnd(), ncclSuccess) << ncclGetLastError(nullptr);
+  me.driver.stream_synchronize(other);
+  for (const auto& [p, want] : received)
+    ASSERT_EQ(me.download(p, want.size()), want) << "rank " << me.rank;
+  // The others do not call.
+  const Values pair = content(0, n - 1, 1);
+  if (me.rank == 0 && n > 1) {
+    EXPECT_EQ(ncclSend(me.upload(pair), pair.size(), ncclInt32, n - 1, me.comm, me.nccl()),
+              ncclSuccess);
+  }
+  if (me.rank == n - 1 && n > 1) {
+    int32_t* p = me.upload(Values(pair.size()));
+    EXPECT_EQ(ncclRecv(p, pair.size(), ncclInt32, 0, me.comm, me.nccl()), ncclSuccess);
+    EXPECT_EQ(me.download(p, pair.size()), pair);
+  }
+  // In a group with a collective, which comes first whatever the order of the calls.
+  int32_t* x = me.upload(Values(100, me.rank + 1));
+  int32_t* y = me.upload(Values(100));
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  EXPECT_EQ(ncclSend(x, 100, ncclInt32, (me.rank + 1) % n, me.comm, me.nccl()), ncclSuccess);
+  EXPECT_EQ(ncclRecv(y, 100, ncclInt32, (me.rank + n - 1) % n, me.comm, me.nccl()), ncclSuccess);
+  EXPECT_EQ(ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl()), ncclSuccess);
+  ASSERT_EQ(ncclGroupEnd(), ncclSuccess) << ncclGetLastError(nullptr);
+  EXPECT_EQ(me.download(y, 100), Values(100, n * (n + 1) / 2));
+  // Of this process: other ranks of it call at the same time.
+  if (before >= 0 && !staged && n > 1) {
+    EXPECT_EQ(fake_calls("cuStreamBatchMemOp"), before);
+  }
+  me.driver.stream_destroy(other);
+}
+
+TEST_F(NcclOnDevice, MessagesOfThreadsWithADeviceEach) {
+  const int n = std::min(4, runtime_->devices());
+  std::vector<ncclComm_t> comms(static_cast<size_t>(n));
+  ASSERT_EQ(ncclCommInitAll(comms.data(), n, nullptr), ncclSuccess) << ncclGetLastError(nullptr);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < n; ++r)
+    threads.emplace_back([&, r] {
+      Scope scope(*driver_, (*runtime_->device(r))->context());
+      DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, n);
+      all_reduce_well(me);
+      every_kind_of_message(me, false);
+    });
+  for (std::thread& t : threads) t.join();
+  destroy(comms);
+}
+
+// The error reaches both ranks, whoever finds it.
+TEST_F(NcclOnDevice, MessagesThatDifferAreAnError) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  std::vector<ncclComm_t> comms(2);
+  ASSERT_EQ(ncclCommInitAll(comms.data(), 2, nullptr), ncclSuccess);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r)
+    threads.emplace_back([&, r] {
+      Scope scope(*driver_, (*runtime_->device(r))->context());
+      DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, 2);
+      all_reduce_well(me);
+      int32_t* x = me.upload(std::vector<int32_t>(100, 1));
+      EXPECT_EQ(r == 0 ? ncclSend(x, 100, ncclInt32, 1, me.comm, me.nccl())
+                       : ncclRecv(x, 99, ncclInt32, 0, me.comm, me.nccl()),
+                ncclSuccess);
+      EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
+      EXPECT_EQ(await_error(me.comm), ncclInvalidUsage);
+      const std::string text = ncclGetLastError(me.comm);
+      EXPECT_NE(text.find("different calls"), std::string::npos) << text;
+    });
+  for (std::thread& t : threads) t.join();
+  for (ncclComm_t c : comms) EXPECT_EQ(ncclCommAbort(c), ncclSuccess);
+}
+
+// A rank that never comes: abort ends the kernel that waits for its message.
+TEST_F(NcclOnDevice, AbortEndsAMessageThatWaits) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  std::vector<ncclComm_t> comms(2);
+  ASSERT_EQ(ncclCommInitAll(comms.data(), 2, nullptr), ncclSuccess);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r)
+    threads.emplace_back([&, r] {
+      Scope scope(*driver_, (*runtime_->device(r))->context());
+      DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, 2);
+      all_reduce_well(me);
+      if (r == 1) return;
+      int32_t* x = me.upload(std::vector<int32_t>(100, 1));
+      EXPECT_EQ(ncclRecv(x, 100, ncclInt32, 1, me.comm, me.nccl()), ncclSuccess);
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      EXPECT_EQ(driver_->stream_query(me.stream), k_not_ready);
+      EXPECT_EQ(ncclCommAbort(me.comm), ncclSuccess);
+    });
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(ncclCommAbort(comms[1]), ncclSuccess);
 }
 
 TEST_F(NcclOnDevice, ThreadsWithADeviceEach) {
@@ -424,31 +572,6 @@ TEST_F(NcclOnDevice, AbortEndsAKernelThatWaits) {
 }
 
 // --- errors between ranks with a device each
-
-ncclResult_t async_error(ncclComm_t comm) {
-  ncclResult_t error = ncclInternalError;
-  EXPECT_EQ(ncclCommGetAsyncError(comm, &error), ncclSuccess);
-  return error;
-}
-
-// The error of a communicator, once it has one; ncclSuccess: none came in 20 s.
-ncclResult_t await_error(ncclComm_t comm) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  ncclResult_t error = async_error(comm);
-  while ((error == ncclSuccess || error == ncclInProgress) &&
-         std::chrono::steady_clock::now() < until) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    error = async_error(comm);
-  }
-  return error;
-}
-
-void all_reduce_well(DeviceRank& me) {
-  int32_t* x = me.upload(std::vector<int32_t>(100, 1));
-  ASSERT_EQ(ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl()), ncclSuccess)
-      << ncclGetLastError(nullptr);
-  ASSERT_EQ(me.download(x, 100), std::vector<int32_t>(100, me.ranks));
-}
 
 // Rank 0 has device buffers where the others have host buffers; `met`: after a call that all made
 // on device buffers. Every rank is told who had what.
@@ -611,6 +734,7 @@ TEST_F(NcclOnDevice, NonblockingGroupsOfSeveralCommunicators) {
 
 void serve_every_collective(DeviceRank& me) {
   for (size_t count : {5, 9000, 70001}) every_collective(me, count);
+  every_kind_of_message(me, std::getenv("TUTTI_TEST_ONE_DEVICE") != nullptr);
   if (fake_calls("cuInit") > 0) {
     EXPECT_GT(fake_calls("cuLaunchCooperativeKernel"), 10);
     const char* hosts = std::getenv("TUTTI_TEST_HOSTS");
@@ -629,12 +753,14 @@ void serve_without_mirrors(DeviceRank& me) {
   EXPECT_EQ(fake_calls("cuLaunchCooperativeKernel"), 0);
 }
 
-// The last rank dies; the kernels of the others wait for it.
-void lose_a_rank(DeviceRank& me) {
+// The last rank dies; the kernels of the others wait for it, in a collective or for a message.
+void lose_a_rank(DeviceRank& me, bool message) {
   all_reduce_well(me);
   if (me.rank == me.ranks - 1) ::_exit(0);
   int32_t* x = me.upload(std::vector<int32_t>(100, 1));
-  const ncclResult_t result = ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl());
+  const ncclResult_t result =
+      message ? ncclRecv(x, 100, ncclInt32, me.ranks - 1, me.comm, me.nccl())
+              : ncclAllReduce(x, x, 100, ncclInt32, ncclSum, me.comm, me.nccl());
   // Who hears of it before the call is told by the call.
   EXPECT_TRUE(result == ncclSuccess || result == ncclRemoteError) << ncclGetLastError(nullptr);
   EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
@@ -665,7 +791,8 @@ TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
     if (what == "without mirrors") serve_without_mirrors(me);
     if (what == "mixed at first") mix_buffers(me, false);
     if (what == "mixed later") mix_buffers(me, true);
-    if (what == "death") lose_a_rank(me);
+    if (what == "death") lose_a_rank(me, false);
+    if (what == "death of a sender") lose_a_rank(me, true);
   }
   const bool well = what == "collectives" || what == "without mirrors";
   EXPECT_EQ(well ? ncclCommDestroy(comm) : ncclCommAbort(comm), ncclSuccess);
@@ -760,7 +887,10 @@ TEST_F(NcclOnDevice, ProcessesWithHostAndDeviceBuffers) {
   run_processes(3, "mixed later");
 }
 
-TEST_F(NcclOnDevice, DeathOfAProcessEndsTheKernelsThatWaitForIt) { run_processes(3, "death"); }
+TEST_F(NcclOnDevice, DeathOfAProcessEndsTheKernelsThatWaitForIt) {
+  run_processes(3, "death");
+  run_processes(3, "death of a sender");
+}
 
 // Windows between two ranks, mirrors and proxies to the others.
 TEST_F(NcclOnDevice, ProcessesOnSeveralHosts) {
@@ -776,6 +906,7 @@ TEST_F(NcclOnDevice, ProcessesOnSeveralHostsWithoutMirrors) {
 TEST_F(NcclOnDevice, DeathOnAnotherHostEndsTheKernelsThatWaitForIt) {
   if (runtime_->devices() < 3) GTEST_SKIP() << "needs three devices";
   run_processes(3, "death", 3);
+  run_processes(3, "death of a sender", 3);
 }
 
 TEST_F(NcclOnDevice, MemAllocIsOnTheDevice) {
