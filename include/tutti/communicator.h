@@ -230,9 +230,9 @@ class Communicator {
 // the stream has the result when it comes past it. May be captured in a CUDA graph. docs/cuda.md
 // says which way a call goes.
 //
-// The first collective on device buffers waits for all ranks. The device of a communicator is that
-// of the buffers of its first call. Calls that one communicator makes on device buffers and on host
-// buffers are not ordered by the library: synchronise the stream between them.
+// The first collective on device buffers waits for all ranks, before it the first message of a pair
+// for its peer. The first call's buffers say which device is the communicator's. Its calls on device
+// buffers and on host buffers are not ordered by the library: synchronise the stream between them.
 //
 // Errors of the call: as with host buffers; invalid_argument naming the buffer (memory of another
 // device, host memory, freed, too short) or the stream; device_error: no driver, no kernels for the

@@ -71,9 +71,14 @@ Status Communicator::Impl::lost_during_device_call(Rank peer, const Status& conn
   const std::string what = connection.ok() ? describe_peer(peer) + " is gone"
                                            : fmt::format("the connection to {} broke ({})",
                                                          describe_peer(peer), connection.message());
-  return Status(Code::remote_error,
-                fmt::format("rank {}: {}; a kernel waited for it during {} on device buffers",
-                            rank_, what, describe_call(device_record(*tally_))));
+  // Messages are not counted.
+  const std::string during =
+      counting_.load(std::memory_order_acquire)
+          ? fmt::format(" during or after {}", describe_call(device_record(*tally_)))
+          : std::string();
+  return Status(
+      Code::remote_error,
+      fmt::format("rank {}: {}; a kernel waited for it{} on device buffers", rank_, what, during));
 }
 
 // --- tallies

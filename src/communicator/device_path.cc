@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <set>
 
 #include "src/base/hash.h"
 #include "src/base/thread.h"
@@ -140,6 +141,7 @@ Status DevicePath::open(const std::shared_ptr<cuda::Runtime>& runtime) {
   Result<Config> config = Config::from_environment();
   if (!config) return config.status();
   runtime_ = runtime;
+  pair_with_ = std::make_unique<std::atomic<Pair>[]>(host_.ranks());
   staging_ = std::make_unique<cuda::Staging>(*runtime, **device);
   limits_ = {config->gpu_blocks, config->gpu_copy_engine_bytes};
   shares_device_ = config->multi_rank_gpu;
@@ -148,7 +150,7 @@ Status DevicePath::open(const std::shared_ptr<cuda::Runtime>& runtime) {
 
 DevicePath::~DevicePath() {
   if (staging_ != nullptr) staging_->drain();
-  if (cuda::PeerWorld* world = peers()) world->drain();  // the watch still looks after it
+  each_world([](cuda::PeerWorld& world) { world.drain(); });  // the watch still looks after it
   {
     std::lock_guard lock(watch_mutex_);
     ending_ = true;
@@ -159,16 +161,19 @@ DevicePath::~DevicePath() {
 
 void DevicePath::drain() {
   if (staging_ != nullptr) staging_->drain();
-  if (cuda::PeerWorld* world = peers()) world->drain();
+  each_world([](cuda::PeerWorld& world) { world.drain(); });
 }
 
 void DevicePath::stop() {
-  if (cuda::PeerWorld* world = peers()) world->abort();
+  each_world([](cuda::PeerWorld& world) { world.abort(); });
 }
 
 Status DevicePath::error() const {
-  const cuda::PeerWorld* world = peers();
-  return world == nullptr ? Status() : world->error();
+  Status status;
+  each_world([&](const cuda::PeerWorld& world) {
+    if (status.ok()) status = world.error();
+  });
+  return status;
 }
 
 Status DevicePath::check(const DeviceOperation& op) const {
@@ -265,19 +270,110 @@ Status DevicePath::launch_worlds(cuda::Runtime& runtime, std::vector<Task>& task
 
 // --- a device per rank
 
-// A collective takes all ranks; so does a message, where there are two.
-bool DevicePath::must_meet(std::span<const DeviceOperation> operations) const {
-  return !met_.load(std::memory_order_acquire) &&
-         std::any_of(operations.begin(), operations.end(), [&](const DeviceOperation& op) {
-           return !op.transfer() || (host_.ranks() == 2 && op.root != host_.rank());
-         });
+// A collective takes all ranks, a message two.
+DevicePath::Strangers DevicePath::strangers(std::span<const DeviceOperation> operations) const {
+  Strangers strangers;
+  if (met_.load(std::memory_order_acquire)) return strangers;
+  std::set<Rank> peers;
+  for (const DeviceOperation& op : operations) {
+    const bool to_self = op.transfer() && op.root == host_.rank();
+    strangers.all = strangers.all || !op.transfer();
+    if (op.transfer() && !to_self && pair_with_[op.root].load() == Pair::unknown)
+      peers.insert(op.root);
+  }
+  strangers.peers.assign(peers.begin(), peers.end());
+  return strangers;
+}
+
+Status DevicePath::meet(const Strangers& strangers) {
+  if (strangers.all) TUTTI_RETURN_IF_ERROR(meet_all());
+  if (met_.load(std::memory_order_acquire)) return {};
+  TUTTI_RETURN_IF_ERROR(meet_pairs(strangers.peers));
+  // Two ranks are all: what they cannot do as a pair, proxies may.
+  const bool both = host_.ranks() == 2 && !strangers.peers.empty();
+  return both && pair_with_[1 - host_.rank()].load() == Pair::staged ? meet_all() : Status();
+}
+
+Result<cuda::PeerWorld::Member> DevicePath::describe_member(cuda::Device& device) const {
+  TUTTI_RETURN_IF_ERROR(host_.usable());
+  return cuda::PeerWorld::describe(*runtime_, device, this_host(host_.impl()->config().host_id),
+                                   limits_.blocks);
+}
+
+namespace {
+
+// What of each peer of a group of meetings, all at the same time.
+template <class T>
+Status swap_with(Communicator::Impl& impl, const std::vector<Rank>& peers, std::vector<T>& mine,
+                 std::vector<T>& theirs) {
+  theirs.resize(peers.size());
+  std::vector<Transfer> transfers;
+  for (size_t i = 0; i < peers.size(); ++i) {
+    transfers.push_back({Transfer::Direction::send, peers[i],
+                         reinterpret_cast<std::byte*>(&mine[i]), sizeof(T), DType::int8});
+    transfers.push_back({Transfer::Direction::recv, peers[i],
+                         reinterpret_cast<std::byte*>(&theirs[i]), sizeof(T), DType::int8});
+  }
+  return impl.run_transfers(std::move(transfers));
+}
+
+}  // namespace
+
+// On the thread of the host calls, and on that of every one of `peers`: where both have a device of
+// their own on one host, messages between them go through windows from now on. Both come to the
+// same end.
+Status DevicePath::meet_pairs(std::vector<Rank> peers) {
+  std::erase_if(peers, [&](Rank p) { return pair_with_[p].load() != Pair::unknown; });
+  if (peers.empty()) return {};
+  Result<cuda::Device*> device = runtime_->device(device_);
+  if (!device) return device.status();
+  Result<cuda::PeerWorld::Member> me = describe_member(**device);
+  if (!me) return me.status();
+  Status opened;
+  // Kernels that share a device must not wait for others, and other ranks are not asked.
+  if (shares_device_) {
+    opened = Status(Code::unsupported, "ranks may share devices here");
+  } else if (pairs_ == nullptr) {
+    auto made = cuda::PeerWorld::open(*runtime_, **device, host_.rank(), host_.ranks(), *me);
+    opened = made.status();
+    if (made) pairs_ = std::move(*made);
+  }
+  struct Greeting {
+    cuda::PeerWorld::Member member;
+    cuda::PeerWorld::Offer offer;
+  };
+  Greeting greeting{*me, {}};
+  greeting.offer.vote = cuda::PeerWorld::Vote(opened);
+  if (pairs_ != nullptr) greeting.offer = pairs_->offer();
+  Communicator::Impl& impl = *host_.impl();
+  std::vector<Greeting> greetings(peers.size(), greeting), theirs;
+  TUTTI_RETURN_IF_ERROR(swap_with(impl, peers, greetings, theirs));
+  std::vector<Status> verdicts;
+  std::vector<cuda::PeerWorld::Vote> votes, their_votes;
+  for (size_t i = 0; i < peers.size(); ++i) {
+    verdicts.push_back(pairs_ == nullptr
+                           ? opened
+                           : pairs_->reach(peers[i], *me, theirs[i].member, theirs[i].offer));
+    votes.emplace_back(verdicts[i]);
+  }
+  TUTTI_RETURN_IF_ERROR(swap_with(impl, peers, votes, their_votes));
+  for (size_t i = 0; i < peers.size(); ++i) {
+    if (cuda::PeerWorld::share_device(*me, theirs[i].member) && !shares_device_)
+      return duplicate_device(std::min(host_.rank(), peers[i]), std::max(host_.rank(), peers[i]));
+    if (verdicts[i].ok()) verdicts[i] = their_votes[i].status(peers[i]);
+    pair_with_[peers[i]].store(verdicts[i].ok() ? Pair::open : Pair::staged);
+    host_.inform(fmt::format("rank {}: messages with rank {} go through {}", host_.rank(), peers[i],
+                             verdicts[i].ok() ? "windows" : "the host: " + verdicts[i].message()));
+  }
+  if (pairs_ != nullptr) worlds_[1].store(pairs_.get(), std::memory_order_release);
+  return {};
 }
 
 // Collective, on the thread of the host calls: the ranks tell each other what devices they have,
 // and make windows where every rank has its own. All of them come to the same end, but for a driver
 // that fails. What was staged before has gone: the host runs it in the order of the streams, which
 // other ranks do not share.
-Status DevicePath::meet() {
+Status DevicePath::meet_all() {
   if (met_.load(std::memory_order_acquire)) return {};
   TUTTI_RETURN_IF_ERROR(host_.usable());
   Communicator::Impl& impl = *host_.impl();
@@ -286,10 +382,10 @@ Status DevicePath::meet() {
   const auto gather = [&](const void* mine, void* all, size_t bytes) {
     return impl.gather_for_devices(mine, all, bytes);
   };
-  const cuda::PeerWorld::Member mine = cuda::PeerWorld::describe(
-      *runtime_, **device, this_host(impl.config().host_id), limits_.blocks);
+  Result<cuda::PeerWorld::Member> mine = describe_member(**device);
+  if (!mine) return mine.status();
   std::vector<cuda::PeerWorld::Member> members(host_.ranks());
-  TUTTI_RETURN_IF_ERROR(gather(&mine, members.data(), sizeof mine));
+  TUTTI_RETURN_IF_ERROR(gather(&*mine, members.data(), sizeof *mine));
   std::string why = cuda::PeerWorld::obstacle(members);
   if (const auto [a, b] = cuda::PeerWorld::sharing(members); a != b && !shares_device_)
     return duplicate_device(a, b);
@@ -313,6 +409,7 @@ Status DevicePath::meet() {
     if (peers_ != nullptr) TUTTI_RETURN_IF_ERROR(make_planner(members, gather));
   }
   impl.count_calls(peers_ != nullptr);
+  worlds_[0].store(peers_.get(), std::memory_order_release);
   met_.store(true, std::memory_order_release);
   if (host_.ranks() > 1)
     host_.inform(fmt::format("rank {}: device buffers go through {}", host_.rank(),
@@ -378,7 +475,7 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
   Start(std::shared_ptr<cuda::Runtime> runtime, std::vector<Task> tasks)
       : runtime_(std::move(runtime)), tasks_(std::move(tasks)), missing_(tasks_.size()) {
     for (const Task& task : tasks_) {
-      members_.push_back({task.host, task.host->device_path().must_meet(task.operations)});
+      members_.push_back({task.host, task.host->device_path().strangers(task.operations)});
       waits_ = waits_ && task.host->blocking();
     }
   }
@@ -392,7 +489,7 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
       } else {
         post(m);
       }
-    if (own != nullptr) arrive(own->meets ? own->path().meet() : Status());
+    if (own != nullptr) arrive(own->path().meet(own->strangers));
     if (!waits_ && own == nullptr) return in_progress();
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done_; });
@@ -402,7 +499,7 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
  private:
   struct Member {
     std::shared_ptr<Host> host;
-    bool meets = false;
+    Strangers strangers;
     DevicePath& path() const { return host->device_path(); }
   };
 
@@ -412,9 +509,9 @@ class DevicePath::Start : public std::enable_shared_from_this<DevicePath::Start>
     member.host->post(
         [this, self = shared_from_this(), member, again]() -> Status {
           const bool turn = member.path().is_next(this);
-          if (turn && !member.meets) return {};
+          if (turn && member.strangers.none()) return {};
           *again = !turn || !member.path().staging_->quiet();
-          if (!*again) return member.path().meet();
+          if (!*again) return member.path().meet(member.strangers);
           std::this_thread::sleep_for(k_quiet_turn);
           return {};
         },
@@ -521,20 +618,22 @@ Result<cuda::PeerWorld::Call> DevicePath::peer_call(const DeviceOperation& op) {
 struct DevicePath::Prepared {
   Task* task;
   std::vector<std::pair<cuda::PeerWorld::Call, DeviceOperation>> collectives;
+  cuda::PeerWorld* world = nullptr;  // of the transfers
   std::vector<Transfer> transfers;
-  std::vector<cuda::Stream> streams;  // of the transfers
+  std::vector<cuda::Stream> streams;  // of them
 };
 
 // Takes what windows serve out of the task.
 Result<DevicePath::Prepared> DevicePath::prepare(Task& task) {
   DevicePath& path = task.host->device_path();
-  Prepared prepared{&task, {}, {}, {}};
+  Prepared prepared{&task, {}, nullptr, {}, {}};
   const auto served = [&](const DeviceOperation& op) {
-    return !op.transfer() || path.peers_->transfers();
+    return op.transfer() ? path.world_to(op.root) != nullptr : path.peers() != nullptr;
   };
   for (const DeviceOperation& op : task.operations) {
     if (!served(op)) continue;
     if (op.transfer()) {
+      prepared.world = path.world_to(op.root);
       prepared.transfers.push_back(transfer_of(op));
       if (std::count(prepared.streams.begin(), prepared.streams.end(), op.stream) == 0)
         prepared.streams.push_back(op.stream);
@@ -550,8 +649,19 @@ Result<DevicePath::Prepared> DevicePath::prepare(Task& task) {
   return prepared;
 }
 
+cuda::PeerWorld* DevicePath::world_to(Rank peer) const {
+  if (cuda::PeerWorld* world = peers()) return world->transfers() ? world : nullptr;
+  return peer == host_.rank() || pair_with_[peer].load() == Pair::open ? pairs_.get() : nullptr;
+}
+
+// Calls run one after the other also where the pairs had a world before all did.
+Status DevicePath::follow_pairs(const cuda::PeerWorld& world, cuda::Stream stream) const {
+  return pairs_ == nullptr || &world == pairs_.get() ? Status() : pairs_->precede(stream);
+}
+
 Status DevicePath::launch(const cuda::PeerWorld::Call& call, const DeviceOperation& op) {
   TUTTI_RETURN_IF_ERROR(start_watcher());
+  TUTTI_RETURN_IF_ERROR(follow_pairs(*peers_, op.stream));
   host_.impl()->tally_device_call(
       {op.collective, op.send, op.recv, op.count, op.dtype, op.reduction, op.root});
   TUTTI_RETURN_IF_ERROR(peers_->launch(call, op.stream));
@@ -560,15 +670,15 @@ Status DevicePath::launch(const cuda::PeerWorld::Call& call, const DeviceOperati
 }
 
 // On the first of their streams, between events that join the others.
-Status DevicePath::launch(std::span<const Transfer> transfers,
+Status DevicePath::launch(cuda::PeerWorld& world, std::span<const Transfer> transfers,
                           std::span<const cuda::Stream> streams) {
-  if (transfers.empty()) return {};
   Result<cuda::Device*> device = runtime_->device(device_);
   if (!device) return device.status();
   TUTTI_RETURN_IF_ERROR(start_watcher());
   for (cuda::Stream other : streams.subspan(1))
     TUTTI_RETURN_IF_ERROR(join_streams(*runtime_, **device, other, streams[0]));
-  TUTTI_RETURN_IF_ERROR(peers_->launch(transfers, streams[0]));
+  TUTTI_RETURN_IF_ERROR(follow_pairs(world, streams[0]));
+  TUTTI_RETURN_IF_ERROR(world.launch(transfers, streams[0]));
   watch();
   for (cuda::Stream other : streams.subspan(1))
     TUTTI_RETURN_IF_ERROR(join_streams(*runtime_, **device, streams[0], other));
@@ -583,7 +693,6 @@ Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
   };
   std::vector<Prepared> all;
   for (Task& task : tasks) {
-    if (task.host->device_path().peers() == nullptr) continue;
     Result<Prepared> prepared = prepare(task);
     if (!prepared) return named(prepared.status(), task);
     all.push_back(std::move(*prepared));
@@ -592,7 +701,8 @@ Status DevicePath::launch_on_peers(std::vector<Task>& tasks) {
     DevicePath& path = p.task->host->device_path();
     for (const auto& [call, op] : p.collectives)
       if (Status status = path.launch(call, op); !status.ok()) return named(status, *p.task);
-    if (Status status = path.launch(p.transfers, p.streams); !status.ok())
+    if (p.transfers.empty()) continue;
+    if (Status status = path.launch(*p.world, p.transfers, p.streams); !status.ok())
       return named(status, *p.task);
   }
   return {};
@@ -622,7 +732,7 @@ void DevicePath::watch_loop() {
   while (!ending_) {
     watch_changed_.wait(lock, [&] { return ending_ || watching_; });
     while (watching_ && !ending_) {
-      const auto turn = peers_->needs_tending() ? k_quiet_turn : k_watch_turn;
+      const auto turn = needs_tending() ? k_quiet_turn : k_watch_turn;
       watch_changed_.wait_for(lock, turn, [&] { return ending_; });
       if (ending_) return;
       lock.unlock();
@@ -634,49 +744,67 @@ void DevicePath::watch_loop() {
   }
 }
 
-namespace {
+bool DevicePath::outstanding() const {
+  bool any = false;
+  each_world([&](const cuda::PeerWorld& world) { any = any || world.outstanding(); });
+  return any;
+}
+bool DevicePath::needs_tending() const {
+  bool any = false;
+  each_world([&](const cuda::PeerWorld& world) { any = any || world.needs_tending(); });
+  return any;
+}
+void DevicePath::tend() {
+  each_world([](cuda::PeerWorld& world) { world.tend(); });
+}
+std::optional<Rank> DevicePath::take_awaited() {
+  std::optional<Rank> awaited;
+  each_world([&](cuda::PeerWorld& world) {
+    if (!awaited) awaited = world.take_awaited();
+  });
+  return awaited;
+}
 
 // A peer that gave up a call had a reason, which it tells all ranks: better than that it left.
-Status reason_of(const Status& left, Communicator::Impl& impl, cuda::PeerWorld& peers) {
+Status DevicePath::reason_of(const Status& left) {
   constexpr int k_turns = 10;
   for (int turn = 0; turn < k_turns; ++turn) {
     std::vector<Rank> gone;
-    if (Status told = impl.look(&gone); !told.ok()) return told;
-    peers.tend();
+    if (Status told = host_.impl()->look(&gone); !told.ok()) return told;
+    tend();
     std::this_thread::sleep_for(k_watch_turn);
   }
   return left;
 }
 
-}  // namespace
-
 // One look at kernels and peers; false when there is nothing to look after.
 bool DevicePath::look() {
   Communicator::Impl& impl = *host_.impl();
   Rank culprit = host_.rank();
-  peers_->tend();
-  Status status = peers_->error();
-  if (status.ok() && !peers_->outstanding()) return false;
-  if (impl.broken() && peers_->needs_tending()) return peers_->outstanding();
-  if (status.code() == Code::remote_error) status = reason_of(status, impl, *peers_);
+  tend();
+  Status status = error();
+  if (status.ok() && !outstanding()) return false;
+  if (impl.broken() && needs_tending()) return outstanding();
+  if (status.code() == Code::remote_error) status = reason_of(status);
   std::vector<Rank> gone;
   if (status.ok()) status = impl.look(&gone);
   const std::vector<Rank> dead = gone;
-  if (proxy_ != nullptr) gone = proxy_->ended(dead);
+  DeviceProxy* proxy = met_.load(std::memory_order_acquire) ? proxy_.get() : nullptr;
+  if (proxy != nullptr) gone = proxy->ended(dead);
   if (status.ok()) status = impl.contradiction(nullptr).value_or(Status());
   // Who was gone at the last turn, and is waited for since.
-  if (const std::optional<Rank> awaited = peers_->take_awaited();
+  if (const std::optional<Rank> awaited = take_awaited();
       status.ok() && awaited && std::count(gone_.begin(), gone_.end(), *awaited) > 0) {
     culprit = *awaited;
     const bool is_dead = std::count(dead.begin(), dead.end(), culprit) > 0;
-    status = impl.lost_during_device_call(culprit, is_dead ? Status() : proxy_->status(culprit));
+    status = impl.lost_during_device_call(culprit, is_dead ? Status() : proxy->status(culprit));
   }
   gone_ = std::move(gone);
   if (status.ok()) return true;
   if (!impl.fail(status, culprit)) return true;  // at the next turn
-  peers_->abort();
+  stop();
   host_.add_async_error(impl.first_error());
-  return peers_->needs_tending();
+  return needs_tending();
 }
 
 // --- staging
@@ -796,7 +924,7 @@ Status DevicePath::enqueue(std::vector<Task> tasks) {
   if (!starts) TUTTI_RETURN_IF_ERROR(launch_worlds(**runtime, tasks));
   for (const Task& task : tasks) {
     DevicePath& path = task.host->device_path();
-    if (!path.must_meet(task.operations)) continue;
+    if (path.strangers(task.operations).none()) continue;
     if (task.host->blocking()) path.staging_->drain();
     starts = true;
   }

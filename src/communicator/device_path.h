@@ -5,7 +5,8 @@
 // copy engines) over everybody's buffers. Ranks with a device each run plans through each other's
 // windows, or mirrors of them where they are on other hosts. Everything else is staged: through
 // pinned memory and the CPU executor, in stream order. Which of the last two it is, ranks find out
-// together at their first collective on device buffers, two ranks also at a message between them.
+// together at their first collective on device buffers. Until then the two ranks of a message open
+// windows to each other when they first send or receive.
 #pragma once
 
 #include <atomic>
@@ -14,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -80,9 +82,10 @@ class DevicePath {
     std::vector<DeviceOperation> operations;
   };
   // Enqueues what a group (or one call) does on devices. Waits for nothing but, once in a
-  // communicator's life, for all its ranks: at the first collective; and where a communicator does
-  // not block, that wait is behind the caller, who is told in_progress. Errors: invalid_argument or
-  // invalid_usage naming rank and buffer; device_error; the communicator's own.
+  // communicator's life, for all its ranks: at the first collective; before that, for the other
+  // rank of the first message of a pair. Where a communicator does not block, that wait is behind
+  // the caller, who is told in_progress. Errors: invalid_argument or invalid_usage naming rank and
+  // buffer; device_error; the communicator's own.
   static Status enqueue(std::vector<Task> tasks);
 
   // What this path has enqueued and not captured has passed.
@@ -102,8 +105,17 @@ class DevicePath {
   void line_up(const Start* start);
   bool is_next(const Start* start);
   void step_out(const Start* start);
-  bool must_meet(std::span<const DeviceOperation> operations) const;
-  Status meet();
+  // Whom a call has to wait for first.
+  struct Strangers {
+    bool all = false;
+    std::vector<Rank> peers;  // of messages
+    bool none() const { return !all && peers.empty(); }
+  };
+  Strangers strangers(std::span<const DeviceOperation> operations) const;
+  Status meet(const Strangers& strangers);
+  Status meet_all();
+  Status meet_pairs(std::vector<Rank> peers);
+  Result<cuda::PeerWorld::Member> describe_member(cuda::Device& device) const;
   Status make_planner(const std::vector<cuda::PeerWorld::Member>& members,
                       const cuda::PeerWorld::Gather& gather);
   static Status go(cuda::Runtime& runtime, std::vector<Task>& tasks);
@@ -116,7 +128,11 @@ class DevicePath {
   struct Prepared;
   static Result<Prepared> prepare(Task& task);
   Status launch(const cuda::PeerWorld::Call& call, const DeviceOperation& op);
-  Status launch(std::span<const Transfer> transfers, std::span<const cuda::Stream> streams);
+  Status launch(cuda::PeerWorld& world, std::span<const Transfer> transfers,
+                std::span<const cuda::Stream> streams);
+  Status follow_pairs(const cuda::PeerWorld& world, cuda::Stream stream) const;
+  // Through whose windows a message with `peer` goes; null: none.
+  cuda::PeerWorld* world_to(Rank peer) const;
   static Status launch_on_peers(std::vector<Task>& tasks);
   struct Staged;
   static Result<Staged> post_staged(cuda::Runtime& runtime, Task& task);
@@ -125,6 +141,12 @@ class DevicePath {
   cuda::PeerWorld* peers() const {
     return met_.load(std::memory_order_acquire) ? peers_.get() : nullptr;
   }
+  // f(world) of those that there are.
+  template <class F>
+  void each_world(F&& f) const {
+    for (const auto& world : worlds_)
+      if (cuda::PeerWorld* w = world.load(std::memory_order_acquire)) f(*w);
+  }
 
   // The watch: a thread that looks after kernels that wait for peers, which the peers' deaths do
   // not end. It sleeps while no kernel is outstanding.
@@ -132,6 +154,11 @@ class DevicePath {
   void watch();
   void watch_loop();
   bool look();
+  bool outstanding() const;
+  bool needs_tending() const;
+  void tend();
+  std::optional<Rank> take_awaited();
+  Status reason_of(const Status& left);
 
   Host& host_;
   const int device_;
@@ -145,8 +172,13 @@ class DevicePath {
   std::atomic<uint32_t> starting_{0};  // so many
   std::atomic<bool> met_{false};  // the ranks have told each other what devices they have; then:
   std::unique_ptr<cuda::PeerWorld> peers_;  // null: calls are staged
-  std::unique_ptr<DevicePlanner> planner_;  // with peers_
-  std::unique_ptr<DeviceProxy> proxy_;      // likewise, where some are on other hosts
+  // Between ranks that have exchanged messages before all have met.
+  std::unique_ptr<cuda::PeerWorld> pairs_;
+  enum class Pair : uint8_t { unknown, open, staged };
+  std::unique_ptr<std::atomic<Pair>[]> pair_with_;  // by rank
+  std::atomic<cuda::PeerWorld*> worlds_[2] = {};    // peers_ and pairs_, for any thread
+  std::unique_ptr<DevicePlanner> planner_;          // with peers_
+  std::unique_ptr<DeviceProxy> proxy_;              // likewise, where some are on other hosts
 
   std::mutex watch_mutex_;
   std::condition_variable watch_changed_;

@@ -16,24 +16,12 @@ namespace {
 constexpr uint64_t k_alignment = 256;
 constexpr uint64_t k_arena_bytes = uint64_t{4} << 20;
 constexpr uint64_t k_slots_bytes = uint64_t{32} << 20;  // of a window, about
+// Of a launch of transfers, at most; as many as plans take.
+constexpr uint32_t k_transfer_blocks = 64;
 // For acks that are under way when a communicator ends.
 constexpr auto k_patience = std::chrono::milliseconds(200);
 
 uint64_t up(uint64_t bytes) { return (bytes + k_alignment - 1) / k_alignment * k_alignment; }
-
-// What a rank could not do, in a form that others can read.
-struct Vote {
-  char why[200] = {};  // empty: all is well
-  explicit Vote(const Status& status = {}) {
-    std::strncpy(why, status.ok() ? "" : status.message().c_str(), sizeof why - 1);
-  }
-};
-
-struct Offer {
-  Vote vote;
-  DevicePtr window = 0;
-  IpcMemHandle handle{};
-};
 
 template <class T>
 Result<std::vector<T>> exchange(const T& mine, size_t ranks, const PeerWorld::Gather& gather) {
@@ -42,13 +30,17 @@ Result<std::vector<T>> exchange(const T& mine, size_t ranks, const PeerWorld::Ga
   return all;
 }
 
-Status count_vote(Rank rank, const Vote& vote) {
-  if (vote.why[0] == 0) return {};
-  const size_t length = std::min(std::strlen(vote.why), sizeof vote.why - 1);
-  return Status(Code::unsupported, fmt::format("rank {}: {}", rank, std::string(vote.why, length)));
+}  // namespace
+
+PeerWorld::Vote::Vote(const Status& status) {
+  std::strncpy(why, status.ok() ? "" : status.message().c_str(), sizeof why - 1);
 }
 
-}  // namespace
+Status PeerWorld::Vote::status(Rank rank) const {
+  if (why[0] == 0) return {};
+  const size_t length = std::min(std::strlen(why), sizeof why - 1);
+  return Status(Code::unsupported, fmt::format("rank {}: {}", rank, std::string(why, length)));
+}
 
 bool PeerWorld::share_device(const Member& a, const Member& b) {
   return a.host == b.host && std::memcmp(&a.uuid, &b.uuid, sizeof(DeviceUuid)) == 0;
@@ -115,27 +107,40 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
   for (const Member& m : members) blocks = std::min(blocks, m.blocks);
   std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, blocks));
   world->shape_.ranks = static_cast<uint32_t>(members.size());
-  world->own_blocks_ = members[rank].blocks;
-  for (const Member& m : members)
-    world->transfer_workers_.push_back(
-        std::min({members[rank].blocks, m.blocks, world->shape_.workers}));
   world->pages_ = std::move(pages);
   // Whatever fails here, the others are told: they must not wait for this rank, nor go another way
   // than it.
-  Offer mine;
-  mine.vote = Vote(world->open_own(members));
-  if (world->window_ != nullptr) {
-    mine.window = world->window_->memory->address();
-    mine.handle = world->window_->handle;
-  }
-  Result<std::vector<Offer>> offers = exchange(mine, members.size(), gather);
+  const Status opened = world->open_own(members);
+  Result<std::vector<Offer>> offers = exchange(world->offer(opened), members.size(), gather);
   if (!offers) return offers.status();
-  for (Rank r = 0; r < offers->size(); ++r) TUTTI_RETURN_IF_ERROR(count_vote(r, (*offers)[r].vote));
+  for (Rank r = 0; r < offers->size(); ++r) TUTTI_RETURN_IF_ERROR((*offers)[r].vote.status(r));
   Result<std::vector<Vote>> votes =
-      exchange(Vote(world->open_peers(members, offers->data())), members.size(), gather);
+      exchange(Vote(world->open_peers(members, *offers)), members.size(), gather);
   if (!votes) return votes.status();
-  for (Rank r = 0; r < votes->size(); ++r) TUTTI_RETURN_IF_ERROR(count_vote(r, (*votes)[r]));
+  for (Rank r = 0; r < votes->size(); ++r) TUTTI_RETURN_IF_ERROR((*votes)[r].status(r));
   return world;
+}
+
+Result<std::unique_ptr<PeerWorld>> PeerWorld::open(Runtime& runtime, Device& device, Rank rank,
+                                                   uint32_t ranks, const Member& mine) {
+  WindowShape shape = default_shape(ranks);
+  shape.lanes = 0;
+  shape.packet_bytes = 0;
+  std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, mine.blocks));
+  TUTTI_RETURN_IF_ERROR(world->open_own(std::vector<Member>(ranks, mine)));
+  TUTTI_RETURN_IF_ERROR(world->window_->memory->zero(0, world->window_->bytes));
+  world->windows_[rank] = world->window_->memory->data();
+  TUTTI_RETURN_IF_ERROR(world->write_program());
+  return world;
+}
+
+PeerWorld::Offer PeerWorld::offer(const Status& status) const {
+  Offer offer;
+  offer.vote = Vote(status);
+  if (window_ == nullptr) return offer;
+  offer.window = window_->memory->address();
+  offer.handle = window_->handle;
+  return offer;
 }
 
 // All that takes memory or loads code, while no grid waits for anyone.
@@ -161,6 +166,10 @@ Status PeerWorld::open_own(const std::vector<Member>& members) {
   auto window = runtime_.windows().take(device_, shape_.bytes());
   if (!window) return window.status();
   window_ = std::move(*window);
+  windows_.assign(members.size(), nullptr);
+  own_blocks_ = members[rank_].blocks;
+  for (const Member& m : members)
+    transfer_workers_.push_back(std::min({own_blocks_, m.blocks, shape_.workers}));
   if (!several_hosts(members)) return {};
   std::vector<bool> remote;
   for (const Member& m : members) remote.push_back(m.host != members[rank_].host);
@@ -170,45 +179,81 @@ Status PeerWorld::open_own(const std::vector<Member>& members) {
   return {};
 }
 
-Status PeerWorld::open_peers(const std::vector<Member>& members, const void* offers) {
-  const auto* all = static_cast<const Offer*>(offers);
+Status PeerWorld::open_peers(const std::vector<Member>& members, const std::vector<Offer>& offers) {
   // Only now: until all were here, one of them might still have left an earlier world
   // (Inbox::left).
   TUTTI_RETURN_IF_ERROR(window_->memory->zero(0, window_->bytes));
+  windows_[rank_] = window_->memory->data();
+  TUTTI_RETURN_IF_ERROR(write_program());
   for (Rank r = 0; r < members.size(); ++r) {
-    if (members[r].host != members[rank_].host) {
-      windows_.push_back(nullptr);
-      continue;
+    if (r == rank_) continue;
+    if (members[r].host == members[rank_].host) {
+      Result<std::byte*> mapped = map(r, members[r], offers[r]);
+      if (!mapped) return mapped.status();
+      windows_[r] = *mapped;
     }
-    if (members[r].process == runtime_.identity()) {
-      Result<Device*> theirs = runtime_.device(members[r].ordinal);
-      if (!theirs) return theirs.status();
-      TUTTI_RETURN_IF_ERROR(device_.reach(**theirs));
-      windows_.push_back(reinterpret_cast<std::byte*>(all[r].window));
-      continue;
-    }
-    Result<std::byte*> opened = runtime_.windows().open(device_, all[r].handle);
-    if (!opened) return opened.status().with_context(fmt::format("the window of rank {}", r));
-    windows_.push_back(*opened);
+    TUTTI_RETURN_IF_ERROR(write_links(r));
   }
-  return write_transfers();
+  return {};
 }
 
-Status PeerWorld::write_transfers() {
-  const BuildRequest request = request_for(nullptr);
-  std::vector<TransferLinks> links(shape_.ranks);
-  for (Rank r = 0; r < shape_.ranks; ++r)
-    if (r != rank_) links[r] = transfer_links(request, r);
+Status PeerWorld::reach(Rank peer, const Member& mine, const Member& theirs, const Offer& offer) {
+  const auto refuse = [&](const char* why) {
+    return Status(Code::unsupported, fmt::format("rank {} {}", peer, why));
+  };
+  TUTTI_RETURN_IF_ERROR(offer.vote.status(peer));
+  if (mine.host != theirs.host) return refuse("is on another host");
+  if (share_device(mine, theirs)) return refuse("is on the same device");
+  if (mine.blocks == 0 || theirs.blocks == 0) return refuse("or this one has no cooperative grids");
+  // As above: it is here, and has left whatever was before.
+  TUTTI_RETURN_IF_ERROR(clear(peer));
+  Result<std::byte*> mapped = map(peer, theirs, offer);
+  if (!mapped) return mapped.status();
+  windows_[peer] = *mapped;
+  transfer_workers_[peer] = std::min({mine.blocks, theirs.blocks, shape_.workers});
+  return write_links(peer);
+}
+
+// Everything of the peer in this rank's window, but for slots.
+Status PeerWorld::clear(Rank peer) {
+  const auto zero = [&](uint64_t (WindowShape::*part)(uint32_t, uint32_t) const) {
+    const uint64_t begin = (shape_.*part)(peer, 0);
+    return window_->memory->zero(begin, (shape_.*part)(peer + 1, 0) - begin);
+  };
+  for (const auto part : {&WindowShape::inbox, &WindowShape::ack, &WindowShape::counters_out,
+                          &WindowShape::counters_in})
+    TUTTI_RETURN_IF_ERROR(zero(part));
+  return {};
+}
+
+// Where this rank's device sees the peer's window.
+Result<std::byte*> PeerWorld::map(Rank peer, const Member& theirs, const Offer& offer) {
+  if (theirs.process != runtime_.identity()) {
+    Result<std::byte*> opened = runtime_.windows().open(device_, offer.handle);
+    if (!opened) return opened.status().with_context(fmt::format("the window of rank {}", peer));
+    return opened;
+  }
+  Result<Device*> device = runtime_.device(theirs.ordinal);
+  if (!device) return device.status();
+  TUTTI_RETURN_IF_ERROR(device_.reach(**device));
+  return reinterpret_cast<std::byte*>(offer.window);
+}
+
+Status PeerWorld::write_program() {
   TransferProgram program;
   program.links =
       reinterpret_cast<const TransferLinks*>(transfers_.memory->data() + transfers_.offset);
   program.control = control();
   program.depth = std::min(shape_.depth, k_max_depth);
   program.slot_bytes = shape_.slot_bytes;
-  const std::span<const TransferLinks> all(links);
-  TUTTI_RETURN_IF_ERROR(transfers_.memory->write(transfers_.offset, std::as_bytes(all)));
-  return transfers_.memory->write(transfers_.offset + all.size_bytes(),
+  return transfers_.memory->write(transfers_.offset + shape_.ranks * sizeof(TransferLinks),
                                   std::as_bytes(std::span(&program, 1)));
+}
+
+Status PeerWorld::write_links(Rank peer) {
+  const TransferLinks links = transfer_links(request_for(nullptr), peer);
+  return transfers_.memory->write(transfers_.offset + peer * sizeof(TransferLinks),
+                                  std::as_bytes(std::span(&links, 1)));
 }
 
 PeerWorld::~PeerWorld() {
@@ -222,7 +267,7 @@ PeerWorld::~PeerWorld() {
 // Whether all that was sent to peers of this host has been acknowledged: then none of them writes
 // into the window any more.
 bool PeerWorld::quiet() const {
-  if (windows_.empty()) return true;  // nobody has it
+  if (windows_.empty() || windows_[rank_] == nullptr) return true;  // nobody has it
   const uint64_t links = uint64_t{shape_.ranks} * shape_.all_lanes() * shape_.workers;
   std::vector<Ack> acks(links);
   std::vector<Counters> sent(links);
@@ -348,6 +393,15 @@ Result<bool> PeerWorld::begin(Stream stream) {
   return capturing;
 }
 
+Status PeerWorld::precede(Stream stream) const {
+  const Driver& driver = runtime_.driver();
+  Result<bool> capturing = runtime_.capturing(stream);
+  if (!capturing) return capturing.status();
+  if (*capturing || !launched_) return {};
+  Scope scope(driver, device_.context());
+  return driver.check(driver.stream_wait_event(stream, last_, 0), "cuStreamWaitEvent");
+}
+
 // `status`: of what was enqueued since begin().
 Status PeerWorld::end(Stream stream, bool capturing, const Status& status) {
   if (!status.ok() && half_enqueued_.ok()) return status;
@@ -431,8 +485,7 @@ Status PeerWorld::run_transfers(std::span<const Transfer> transfers, Stream stre
   Result<Function> function = device_.function(Kernel::transfers, DType::int8, Family::sum);
   if (!function) return function.status();
   std::vector<TransferLaunch> launches = transfer_launches(rank_, transfers, transfer_workers_);
-  // As many blocks as plans of this shape may take.
-  const uint32_t most = std::min(own_blocks_, shape_.lanes * shape_.workers);
+  const uint32_t most = std::min(own_blocks_, k_transfer_blocks);
   if (mirrors_ != nullptr) mirrors_->use(shape_.all_lanes(), shape_.workers);
   for (TransferLaunch& launch : launches) {
     launch.program = reinterpret_cast<const TransferProgram*>(

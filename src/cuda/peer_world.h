@@ -12,7 +12,8 @@
 // proxy over them (proxy.h) for as long as the world lives.
 //
 // Sends and receives have a kernel of their own (transfers.h), and a lane of the windows; only the
-// two ranks of a message launch. In ranges there are none: they would need everybody.
+// two ranks of a message launch. In ranges there are none: they would need everybody. Where nobody
+// has called a collective yet, ranks may find each other one by one: such a world has no plans.
 //
 // Data crosses in the windows (packets, slots): peers never see the buffers of a call, so these
 // need neither registration nor mapping. A plan's form that holds for two different buffers holds
@@ -71,6 +72,27 @@ class PeerWorld {
                                                  const std::vector<Member>& members,
                                                  const WindowShape& shape, const Gather& gather,
                                                  Gates::Pages pages = {});
+  // A world of sends and receives alone, which reaches nobody yet. Local. Errors: device_error.
+  static Result<std::unique_ptr<PeerWorld>> open(Runtime& runtime, Device& device, Rank rank,
+                                                 uint32_t ranks, const Member& mine);
+  // What a rank could not do, in a form that others can read.
+  struct Vote {
+    char why[200] = {};  // empty: all is well
+    Vote() = default;
+    explicit Vote(const Status& status);
+    // unsupported, with the reason.
+    Status status(Rank rank) const;
+  };
+  // What a rank tells those that are to reach its window.
+  struct Offer {
+    Vote vote;
+    DevicePtr window = 0;
+    IpcMemHandle handle{};
+  };
+  Offer offer(const Status& status = {}) const;
+  // Both ranks at the same time, once each has the other's offer; they may launch when either knows
+  // that the other was told ok. Errors: unsupported, with the reason.
+  Status reach(Rank peer, const Member& mine, const Member& theirs, const Offer& offer);
   // Waits for the streams to pass what was launched.
   ~PeerWorld();
   PeerWorld(const PeerWorld&) = delete;
@@ -106,6 +128,8 @@ class PeerWorld {
                         std::optional<Wire> wire = {}) const;
   const WindowShape& shape() const { return shape_; }
   uint32_t blocks() const { return blocks_; }
+  // What is enqueued on `stream` from now on comes after what was launched; not in a capture.
+  Status precede(Stream stream) const;
   // Of the windows of ranks on other hosts; null where there are none.
   Mirrors* mirrors() const { return mirrors_.get(); }
 
@@ -141,9 +165,12 @@ class PeerWorld {
   PeerWorld(Runtime& runtime, Device& device, Rank rank, const WindowShape& shape, uint32_t blocks)
       : runtime_(runtime), device_(device), rank_(rank), shape_(shape), blocks_(blocks) {}
   BuildRequest request_for(const PlanPtr& plan) const;
-  Status write_transfers();
+  Status write_program();
+  Status write_links(Rank peer);
   Status open_own(const std::vector<Member>& members);
-  Status open_peers(const std::vector<Member>& members, const void* offers);
+  Status open_peers(const std::vector<Member>& members, const std::vector<Offer>& offers);
+  Status clear(Rank peer);
+  Result<std::byte*> map(Rank peer, const Member& theirs, const Offer& offer);
   Result<Place> reserve(uint64_t bytes);
   Status ensure_scratch(uint64_t bytes);
   Status usable() const;

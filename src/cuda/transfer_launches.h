@@ -16,8 +16,8 @@ namespace tutti::cuda {
 // More messages than a launch holds are several launches, the same number of messages of every
 // queue in each. Launches come one after the other on a rank, yet a group ends on all of them: of
 // all ranks that still have launches, the one that is through with the fewest messages of a queue
-// waits only for messages that its peers have launched. Who launches fills in the
-// program.
+// waits only for messages that its peers have launched. `program` is left
+// for who launches.
 std::vector<TransferLaunch> transfer_launches(Rank self, std::span<const Transfer> transfers,
                                               std::span<const uint32_t> workers);
 

@@ -195,6 +195,24 @@ TEST_F(OnDevice, EveryCallOnSeveralHosts) {
   });
 }
 
+// Two ranks on two hosts that make no collective.
+TEST_F(OnDevice, MessagesBetweenTwoHosts) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  run_on_hosts(2, 2, [](Rank& rank) {
+    const uint32_t other = 1 - rank.comm.rank();
+    for (size_t count : {100, 300000}) {
+      int32_t* x = rank.upload(Values(count, static_cast<int32_t>(rank.comm.rank() + count)));
+      int32_t* y = rank.upload(Values(count));
+      ASSERT_TRUE(rank.comm.group_start().ok());
+      EXPECT_TRUE(rank.on().recv(y, count, DType::int32, other).ok());
+      EXPECT_TRUE(rank.on().send(x, count, DType::int32, other).ok());
+      ASSERT_TRUE(rank.comm.group_end().ok());
+      EXPECT_EQ(rank.download(y, count), Values(count, static_cast<int32_t>(other + count)));
+    }
+    EXPECT_TRUE(rank.comm.error().ok()) << rank.comm.error().to_string();
+  });
+}
+
 // A root may be through, and end, before the others have begun: its proxy hands over what it wrote.
 TEST_F(OnDevice, ARankOnAnotherHostMayEndEarly) {
   if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";

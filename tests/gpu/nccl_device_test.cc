@@ -453,6 +453,26 @@ TEST_F(NcclOnDevice, MessagesOfThreadsWithADeviceEach) {
   destroy(comms);
 }
 
+// Pairs find each other; where devices may be shared they do not.
+TEST_F(NcclOnDevice, MessagesBeforeAnyCollective) {
+  const int n = std::min(4, runtime_->devices());
+  for (const bool may_share : {false, true}) {
+    setenv("NCCL_MULTI_RANK_GPU_ENABLE", may_share ? "1" : "0", 1);
+    std::vector<ncclComm_t> comms(static_cast<size_t>(n));
+    ASSERT_EQ(ncclCommInitAll(comms.data(), n, nullptr), ncclSuccess) << ncclGetLastError(nullptr);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < n; ++r)
+      threads.emplace_back([&, r] {
+        Scope scope(*driver_, (*runtime_->device(r))->context());
+        DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, n);
+        every_kind_of_message(me, may_share);
+        every_kind_of_message(me, may_share);
+      });
+    for (std::thread& t : threads) t.join();
+    destroy(comms);
+  }
+}
+
 // The error reaches both ranks, whoever finds it.
 TEST_F(NcclOnDevice, MessagesThatDifferAreAnError) {
   if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
@@ -472,6 +492,28 @@ TEST_F(NcclOnDevice, MessagesThatDifferAreAnError) {
       EXPECT_EQ(await_error(me.comm), ncclInvalidUsage);
       const std::string text = ncclGetLastError(me.comm);
       EXPECT_NE(text.find("different calls"), std::string::npos) << text;
+    });
+  for (std::thread& t : threads) t.join();
+  for (ncclComm_t c : comms) EXPECT_EQ(ncclCommAbort(c), ncclSuccess);
+}
+
+// The first message of a pair finds out that one end is on the host.
+TEST_F(NcclOnDevice, AFirstMessageFromTheDeviceToTheHostIsAnError) {
+  const int n = std::min(3, runtime_->devices());
+  if (n < 2) GTEST_SKIP() << "needs two devices";
+  setenv("NCCL_MULTI_RANK_GPU_ENABLE", "0", 1);
+  std::vector<ncclComm_t> comms(static_cast<size_t>(n));
+  ASSERT_EQ(ncclCommInitAll(comms.data(), n, nullptr), ncclSuccess);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r)
+    threads.emplace_back([&, r] {
+      Scope scope(*driver_, (*runtime_->device(r))->context());
+      DeviceRank me(*driver_, comms[static_cast<size_t>(r)], r, n);
+      int32_t* x = me.upload(std::vector<int32_t>(64, 1));
+      std::vector<int32_t> y(64);
+      const ncclResult_t result = r == 0 ? ncclSend(x, 64, ncclInt32, 1, me.comm, me.nccl())
+                                         : ncclRecv(y.data(), 64, ncclInt32, 0, me.comm, nullptr);
+      EXPECT_EQ(result, ncclInvalidUsage) << ncclGetLastError(nullptr);
     });
   for (std::thread& t : threads) t.join();
   for (ncclComm_t c : comms) EXPECT_EQ(ncclCommAbort(c), ncclSuccess);
@@ -771,6 +813,30 @@ void lose_a_rank(DeviceRank& me, bool message) {
       << text;
 }
 
+// There was no collective: rank 0 has had a message of the last rank, which dies, and waits for
+// another.
+void lose_a_pair(DeviceRank& me) {
+  int32_t* x = me.upload(std::vector<int32_t>(100, me.rank));
+  const int last = me.ranks - 1;
+  if (me.rank == last) {
+    EXPECT_EQ(ncclSend(x, 100, ncclInt32, 0, me.comm, me.nccl()), ncclSuccess);
+    EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
+    ::_exit(0);
+  }
+  if (me.rank == 0) {
+    ASSERT_EQ(ncclRecv(x, 100, ncclInt32, last, me.comm, me.nccl()), ncclSuccess);
+    EXPECT_EQ(me.download(x, 100), std::vector<int32_t>(100, last));
+    const ncclResult_t result = ncclRecv(x, 100, ncclInt32, last, me.comm, me.nccl());
+    EXPECT_TRUE(result == ncclSuccess || result == ncclRemoteError) << ncclGetLastError(nullptr);
+    EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
+  }
+  EXPECT_EQ(await_error(me.comm), ncclRemoteError);
+  const std::string text = ncclGetLastError(me.comm), who = std::to_string(last);
+  EXPECT_TRUE(text.find("peer " + who) != std::string::npos ||
+              text.find("rank " + who) != std::string::npos)
+      << text;
+}
+
 // One rank of the tests below.
 TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   const auto number = [](const char* name) { return std::atoi(std::getenv(name)); };
@@ -788,13 +854,22 @@ TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   {
     DeviceRank me(*driver_, comm, rank, n);
     if (what == "collectives") serve_every_collective(me);
+    if (what == "messages") {
+      setenv("NCCL_MULTI_RANK_GPU_ENABLE", "0", 1);
+      for (int turn = 0; turn < 2; ++turn)
+        every_kind_of_message(me, std::getenv("TUTTI_HOST_ID") != nullptr);
+    }
     if (what == "without mirrors") serve_without_mirrors(me);
     if (what == "mixed at first") mix_buffers(me, false);
     if (what == "mixed later") mix_buffers(me, true);
     if (what == "death") lose_a_rank(me, false);
     if (what == "death of a sender") lose_a_rank(me, true);
+    if (what == "death in a pair") {
+      setenv("NCCL_MULTI_RANK_GPU_ENABLE", "0", 1);
+      lose_a_pair(me);
+    }
   }
-  const bool well = what == "collectives" || what == "without mirrors";
+  const bool well = what == "collectives" || what == "without mirrors" || what == "messages";
   EXPECT_EQ(well ? ncclCommDestroy(comm) : ncclCommAbort(comm), ncclSuccess);
 }
 
@@ -866,6 +941,13 @@ TEST_F(NcclOnDevice, ProcessesWithMixedBuffersOverTcp) {
 // Windows over CUDA IPC where every process has a device; ranges where they share one.
 TEST_F(NcclOnDevice, ProcessesWithADeviceEach) { run_processes(3, "collectives"); }
 
+// Windows between the pairs of each host; across, the host until all have met.
+TEST_F(NcclOnDevice, MessagesOfProcessesBeforeAnyCollective) {
+  if (runtime_->devices() < 4) GTEST_SKIP() << "needs four devices";
+  run_processes(3, "messages");
+  run_processes(4, "messages", 2);
+}
+
 // The fake's devices are those of a DGX A100: plans by price, and by rules (one of which needs the
 // input copied first).
 TEST_F(NcclOnDevice, ProcessesWithPlansOfThePlannersChoice) {
@@ -890,6 +972,7 @@ TEST_F(NcclOnDevice, ProcessesWithHostAndDeviceBuffers) {
 TEST_F(NcclOnDevice, DeathOfAProcessEndsTheKernelsThatWaitForIt) {
   run_processes(3, "death");
   run_processes(3, "death of a sender");
+  run_processes(3, "death in a pair");
 }
 
 // Windows between two ranks, mirrors and proxies to the others.
