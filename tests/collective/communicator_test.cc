@@ -157,6 +157,8 @@ TEST(BadInput, IsRefusedByName) {
     refused(c.all_gather(x, nullptr, 1, DType::float32), "receive buffer is null");
     refused(c.reduce_scatter(nullptr, x, 1, DType::float32, ReduceOp::sum), "send buffer is null");
     refused(c.all_reduce(memory + 1, memory + 1, 1, DType::float32, ReduceOp::sum), "aligned");
+    auto* nowhere = reinterpret_cast<void*>(UINTPTR_MAX - 2);
+    refused(c.all_gather(x, nowhere, 1, DType::float32), "aligned");
     refused(c.all_reduce(x, x + 1, 2, DType::float32, ReduceOp::sum), "overlap");
     refused(c.all_reduce(x, x, SIZE_MAX / 2, DType::float32, ReduceOp::sum), "overflows");
     refused(c.all_reduce(x, x, 1, static_cast<DType>(12), ReduceOp::sum), "unknown dtype 12");
