@@ -113,10 +113,18 @@ Result<Staging::Ticket*> Staging::prepare(Stream stream, std::vector<Buffer> buf
   return ticket;
 }
 
+Status Staging::follow_last(const Ticket& ticket, Stream stream) {
+  std::lock_guard lock(mutex_);
+  if (ticket.captured_ || last_ == nullptr || stream == last_stream_) return {};
+  return runtime_.driver().check(runtime_.driver().stream_wait_event(stream, last_, 0),
+                                 "cuStreamWaitEvent");
+}
+
 Status Staging::post(Ticket& ticket, Stream stream, std::function<void()> job) {
   const Driver& driver = runtime_.driver();
   Scope scope(driver, device_.context());
   TUTTI_RETURN_IF_ERROR(scope.status());
+  TUTTI_RETURN_IF_ERROR(follow_last(ticket, stream));
   for (size_t i = 0; i < ticket.buffers_.size(); ++i) {
     const Buffer& b = ticket.buffers_[i];
     if (!b.input || b.bytes == 0) continue;
@@ -153,6 +161,9 @@ Status Staging::finish(Ticket& ticket, Stream stream) {
   std::lock_guard lock(mutex_);
   ticket.busy_ = !ticket.captured_;
   ticket.open_ = false;
+  if (ticket.captured_) return {};
+  last_ = ticket.finished_;
+  last_stream_ = stream;
   return {};
 }
 

@@ -6,7 +6,8 @@
 //
 // The wait is the stream's own (a memory operation): no multiprocessor spins and no thread blocks
 // in the driver. All values are the same at every replay, so a captured call can be replayed; its
-// memory stays until the communicator ends.
+// memory stays until the communicator ends. Calls run in the order in which they were posted, on
+// whatever streams: ranks must agree on it. Captured ones run as their graphs are launched.
 #pragma once
 
 #include <atomic>
@@ -59,7 +60,8 @@ class Staging {
 
   // Memory for the buffers. Errors: device_error when it cannot be had.
   Result<Ticket*> prepare(Stream stream, std::vector<Buffer> buffers);
-  // Enqueues the copies to the host; then `job` runs in a thread of the driver, once per replay: it
+  // Enqueues, behind the calls before, the copies to the host; then `job` runs in a thread of the
+  // driver, once per replay: it
   // must neither block nor call the driver, and see to it that answer() is called.
   Status post(Ticket& ticket, Stream stream, std::function<void()> job);
   // Enqueues the wait and the copies back.
@@ -71,12 +73,15 @@ class Staging {
 
  private:
   std::vector<Event> pending();
+  Status follow_last(const Ticket& ticket, Stream stream);
   Status allocate(Ticket& ticket, uint64_t bytes);
 
   Runtime& runtime_;
   Device& device_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Ticket>> tickets_;
+  Event last_ = nullptr;  // after the last call that was not captured, on last_stream_
+  Stream last_stream_ = nullptr;
 };
 
 }  // namespace tutti::cuda

@@ -478,6 +478,22 @@ TEST(StagingTest, StreamOrderedAndReused) {
   EXPECT_LE(s.fake.calls("cuMemHostAlloc"), 2) << "tickets are used again";
 }
 
+// Each call on the stream that the one before was not on, its input the output of that one.
+TEST(StagingTest, CallsOnSeveralStreamsKeepTheirOrder) {
+  Staged s;
+  LateHost host;
+  Staging staging(*s.runtime, *s.device);
+  const Stream streams[] = {s.stream, s.fake.stream(0), s.fake.stream(0)};
+  std::memset(s.in, 5, 1000);
+  for (size_t call = 0; call < 9; ++call) {
+    s.stream = streams[call % 3];
+    ASSERT_NE(host.enqueue(staging, s), nullptr);
+    std::swap(s.in, s.out);
+  }
+  s.fake.synchronize(s.stream);
+  EXPECT_EQ(std::to_integer<int>(s.in[999]), 5 + 9);
+}
+
 TEST(StagingTest, CapturedCallsReplay) {
   Staged s;
   LateHost host;
