@@ -8,10 +8,10 @@
 //      3 --x3--> 0, 1, 2                       0 --c0--> 1, 2, 3
 //      every rank adds x0 + x1 + x2 + x3       1 --c1--> 0, 2, 3   ...
 //
-// one-shot all_reduce:  T = alpha + (n-1) M beta + (n-1) M gamma: one message deep, for small
-// blocks. two-shot all_reduce:  T = 2 alpha + 2(n-1)/n M beta + (n-1)/n M gamma: the ring's bytes
-// in two
-//                       steps, where every pair of ranks has its own link (shared memory, NVLink).
+// one-shot all_reduce:  T = alpha + (n-1) M beta + (n-1) M gamma
+//                       one message deep, for small blocks
+// two-shot all_reduce:  T = 2 alpha + 2(n-1)/n M beta + (n-1)/n M gamma
+//                       the ring's bytes in two steps, where every pair of ranks has its own link
 // reduce_scatter, all_gather, all_to_all:  T = alpha + (n-1) M beta  (M: one rank's block).
 // broadcast, reduce, gather, scatter:      the same, all of it at the root.
 //

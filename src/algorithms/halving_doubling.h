@@ -1,12 +1,12 @@
 // Halving-doubling (Rabenseifner 2004): reduce-scatter by halving, all-gather by doubling.
 //
-//      8 chunks, 8 ranks, rank 0's view (what it keeps)          partner
+//      4 chunks, 4 ranks, rank 0's view
 //
-//      step 0   [0 1 2 3 4 5 6 7]   send 4..7, add 0..3          1   the most bytes go to the
-//      nearest step 1   [0 1 2 3]           send 2..3, add 0..1          2 step 2   [0 1] send 1,
-//      add 0 (complete)  4 step 3   [0]                 send 0,    receive 1         4 step 4   [0
-//      1]               send 0..1, receive 2..3      2 step 5   [0 1 2 3]           send 0..3,
-//      receive 4..7      1
+//               keeps       sends   adds or receives   partner
+//      step 0   [0 1 2 3]   2, 3    + 0, 1             1   the most bytes go to the nearest
+//      step 1   [0 1]       1       + 0 (complete)     2
+//      step 2   [0]         0       1                  2
+//      step 3   [0 1]       0, 1    2, 3               1
 //
 // all_reduce, n = 2^m:  T = 2 log2 n alpha + 2(n-1)/n M beta + (n-1)/n M gamma
 // other n:              the extra ranks fold into their neighbours, as in recursive doubling, with

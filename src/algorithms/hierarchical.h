@@ -1,13 +1,13 @@
 // Hierarchical all-reduce over N levels (GPU - NUMA node - node - rack ...), in both classical
 // forms.
 //
-//      leader                                     scatter (2 groups of 3)
+//      leader                              scatter (2 groups of 3)
 //
-//      0 1 2     3 4 5                            0 1 2     3 4 5
-//      v v v     v v v   reduce to the leader     each rank of a group adds up a part (a, b, c)
-//      0 <------> 3      all-reduce among them    0 <-a-> 3   1 <-b-> 4   2 <-c-> 5   every rail at
-//      once v v v     v v v   broadcast                all-gather inside 0 1 2     3 4 5 0 1 2 3 4
-//      5
+//      0 1 2     3 4 5                     0 1 2     3 4 5
+//      v v v     v v v   reduce            each rank of a group adds up a part: a, b, c
+//      0 <------> 3      all-reduce        0 <-a-> 3   1 <-b-> 4   2 <-c-> 5    every rail at once
+//      v v v     v v v   broadcast         all-gather inside
+//      0 1 2     3 4 5                     0 1 2     3 4 5
 //
 // Both are the same walk: inside a group, the members with index < rails own a part of the block
 // each; everyone sends them their parts, they add up in one pass, and the owners of a part in

@@ -2,12 +2,12 @@
 // as threads on the host. All that touches flags goes through Memory, all that synchronises threads
 // through Block:
 //
-//   Memory::acquire(p), release(p, v)     64-bit flags, system scope
-//   Memory::load(p), store(p, v)          64-bit words, relaxed: packets and the abort flag
-//   Memory::pause()                       in a loop that polls
-//   Memory::k_long_wait                   polls that make a wait long, some milliseconds; 32 times
-//   n Block: thread(), threads(), sync(), any(bool): a barrier that also tells whether someone said
-//   true
+//   Memory::acquire(p), release(p, v)  64-bit flags, system scope
+//   Memory::load(p), store(p, v)       64-bit words, relaxed: packets and the abort flag
+//   Memory::pause()                    in a loop that polls
+//   Memory::k_long_wait                polls that make a wait long; a multiple of 32
+//   Block: thread(), threads(), sync()
+//   Block: any(bool)                   a barrier that also tells whether someone said true
 //
 // Every rule of order is here: data is written, the block syncs, one thread releases a flag; a flag
 // is acquired, the block syncs, data is read.
