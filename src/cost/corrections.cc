@@ -65,8 +65,8 @@ CorrectionFactors Corrections::of(const Key& key, uint32_t ranks, uint64_t bytes
     return interpolated(knots, bytes, [](const CorrectionFactors& f) { return f; });
   });
   if (variant) {
-    factors.simulated *= k_doubt;
-    factors.closed *= k_doubt;
+    factors.simulated = std::max(factors.simulated, 1.0) * k_doubt;
+    factors.closed = std::max(factors.closed, 1.0) * k_doubt;
   }
   return factors;
 }

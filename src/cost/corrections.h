@@ -40,8 +40,9 @@ class Corrections {
   // Factors are clamped to what a profile may hold, and rounded to four digits.
   void set(const Key& key, uint32_t ranks, uint64_t bytes, CorrectionFactors factors);
   // 1 where that algorithm was not measured in such a world. What was measured is the algorithm as
-  // it comes; a `variant` of it (another depth) has the same factors times k_doubt: of many
-  // predictions the least is the one that errs most, so what was not measured must promise more.
+  // it comes; a `variant` of it (another depth) has the same factors, but none below 1, times
+  // k_doubt: of many predictions the least is the one that errs most, so what was not measured must
+  // promise more, and that another depth was cheaper than its price says nothing of this one.
   CorrectionFactors of(const Key& key, uint32_t ranks, uint64_t bytes, bool variant = false) const;
 
   bool empty() const { return known_.empty(); }

@@ -30,6 +30,12 @@ TEST(Corrections, InterpolateInLogarithmsAndEndWithTheNearest) {
   EXPECT_EQ(c.of(k_ring, 1 << 20, 1023), (CorrectionFactors{16, 1}));
   // Variants of what was measured are doubted, what was not measured at all is as the model has it.
   EXPECT_DOUBLE_EQ(c.of(k_ring, 11, 1023, true).simulated, 16 * Corrections::k_doubt);
+  c.set({"memory", Collective::reduce, "ring"}, 2, 63, {0.5, 2});
+  EXPECT_DOUBLE_EQ(c.of({"memory", Collective::reduce, "ring"}, 2, 63).simulated, 0.5);
+  EXPECT_DOUBLE_EQ(c.of({"memory", Collective::reduce, "ring"}, 2, 63, true).simulated,
+                   Corrections::k_doubt);
+  EXPECT_DOUBLE_EQ(c.of({"memory", Collective::reduce, "ring"}, 2, 63, true).closed,
+                   2 * Corrections::k_doubt);
   EXPECT_EQ(c.of({"sockets", Collective::all_reduce, "ring"}, 2, 63), CorrectionFactors());
   EXPECT_EQ(c.of({"memory", Collective::broadcast, "ring"}, 2, 63), CorrectionFactors());
   EXPECT_EQ(c.of({"memory", Collective::all_reduce, "chain"}, 2, 63, true), CorrectionFactors());
