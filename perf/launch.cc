@@ -1,13 +1,17 @@
 // Starts the ranks of a measurement, see launch.h.
 #include "perf/launch.h"
 
+#include <poll.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -19,7 +23,7 @@ namespace tutti::perf {
 namespace {
 
 constexpr int k_failed_to_start = 3;
-constexpr auto k_grace_seconds = 20;  // others get this long to report after one rank failed
+constexpr auto k_grace = std::chrono::seconds(20);  // for others to report, once one rank failed
 
 int complain(const std::string& what) {
   std::fprintf(stderr, "# error: %s\n", what.c_str());
@@ -135,12 +139,26 @@ int run_process(IdPipes& pipes, uint32_t process, const LaunchOptions& options,
   });
 }
 
+// Sleeps until a child ends, or for so many milliseconds (-1: as long as it takes). Who looked
+// every millisecond instead would take the CPU from a rank as often, which is in percentiles of
+// their calls.
+void await_any(const std::vector<pid_t>& children, int milliseconds) {
+  std::vector<pollfd> ends;
+  for (pid_t child : children)
+    if (child > 0) ends.push_back({static_cast<int>(syscall(SYS_pidfd_open, child, 0)), POLLIN, 0});
+  const bool all = std::all_of(ends.begin(), ends.end(), [](const pollfd& p) { return p.fd >= 0; });
+  static_cast<void>(poll(ends.data(), all ? ends.size() : 0, all ? milliseconds : 20));
+  for (const pollfd& end : ends)
+    if (end.fd >= 0) close(end.fd);
+}
+
 // Waits for all; a rank that ends badly gives the others a while to say why, then ends them.
 int reap(std::vector<pid_t> children) {
+  using Clock = std::chrono::steady_clock;
   int code = 0;
-  int waited = 0;
+  Clock::time_point until{};
   size_t left = children.size();
-  while (left > 0) {
+  while (true) {
     for (pid_t& child : children) {
       int status = 0;
       if (child <= 0 || waitpid(child, &status, WNOHANG) != child) continue;
@@ -148,17 +166,17 @@ int reap(std::vector<pid_t> children) {
       if (WIFSIGNALED(status))
         complain("rank " + std::to_string(&child - children.data()) + " was ended by signal " +
                  std::to_string(WTERMSIG(status)));
+      if (code == 0 && mine != 0) until = Clock::now() + k_grace;
       if (code == 0) code = mine;
       child = 0;
       --left;
     }
-    if (left == 0) break;
-    usleep(2000);
-    if (code == 0 || ++waited * 2 < k_grace_seconds * 1000) continue;
-    for (pid_t child : children)
-      if (child > 0) kill(child, SIGKILL);
+    if (left == 0) return code;
+    if (code != 0 && Clock::now() >= until)
+      for (pid_t child : children)
+        if (child > 0) kill(child, SIGKILL);
+    await_any(children, code == 0 ? -1 : 100);
   }
-  return code;
 }
 
 int fork_processes(const LaunchOptions& options, const RankBody& body) {
