@@ -29,10 +29,12 @@ endforeach()
 list(APPEND TUTTI_NVCC_FLAGS
   -gencode arch=compute_${TUTTI_LAST_ARCHITECTURE},code=compute_${TUTTI_LAST_ARCHITECTURE})
 
-# tutti_fatbin(OUT SOURCE): OUT is made from SOURCE and whatever it includes.
+# tutti_fatbin(OUT SOURCE): OUT is made from SOURCE and whatever it includes. The PTX of every architecture
+# stays beside it, as kernels_sum.compute_90.ptx: tests run it (tests/ptx).
 function(tutti_fatbin out source)
+  cmake_path(GET out PARENT_PATH folder)
   add_custom_command(OUTPUT ${out}
-    COMMAND ${TUTTI_NVCC} -fatbin ${TUTTI_NVCC_FLAGS} -MD -MF ${out}.d -MT ${out} -o ${out} ${source}
+    COMMAND ${TUTTI_NVCC} -fatbin ${TUTTI_NVCC_FLAGS} --keep --keep-dir ${folder} -MD -MF ${out}.d -MT ${out} -o ${out} ${source}
     DEPENDS ${source} DEPFILE ${out}.d COMMENT "Compiling ${source} for devices" VERBATIM)
 endfunction()
 

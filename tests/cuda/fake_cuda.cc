@@ -13,6 +13,14 @@
 #include "src/cuda/launch.h"
 
 namespace tutti::cuda {
+
+struct FakeFunction {
+  Kernel kernel;
+  DType dtype;
+  Family family;
+  std::string name;
+};
+
 namespace {
 
 FakeCuda* g_fake = nullptr;
@@ -37,12 +45,6 @@ struct FakeHandle {
   int process, file;
 };
 static_assert(sizeof(FakeHandle) <= sizeof(IpcMemHandle));
-
-struct FakeFunction {
-  Kernel kernel;
-  DType dtype;
-  Family family;
-};
 
 // Block after block; blocks of a plan wait for each other, so each is a thread.
 void run_direct(const FakeFunction& f, const DirectCall& call, unsigned x, unsigned y) {
@@ -335,7 +337,7 @@ struct FakeApi {
   }
   static int memory_range(DevicePtr* begin, size_t* bytes, DevicePtr p) {
     std::lock_guard lock(fake().mutex_);
-    const Fake::Memory* m = fake().find(p, begin);
+    const Fake::Allocated* m = fake().find(p, begin);
     if (m == nullptr) return k_invalid_value;
     *bytes = m->bytes;
     return 0;
@@ -349,14 +351,18 @@ struct FakeApi {
     fake().free(p);
     return 0;
   }
-  static int host_register(void*, size_t, unsigned) {
+  static int host_register(void* p, size_t bytes, unsigned) {
     ENTER("cuMemHostRegister");
     fake().count(fake().registered);
+    std::lock_guard lock(fake().mutex_);
+    fake().registered_ranges_[reinterpret_cast<uint64_t>(p)] = bytes;
     return 0;
   }
-  static int host_unregister(void*) {
+  static int host_unregister(void* p) {
     std::lock_guard lock(fake().mutex_);
     --fake().registered;
+    fake().registered_ranges_.erase(reinterpret_cast<uint64_t>(p));
+    fake().frees_.fetch_add(1, std::memory_order_relaxed);
     return 0;
   }
   static int host_device_pointer(DevicePtr* out, void* p, unsigned) {
@@ -387,7 +393,7 @@ struct FakeApi {
   static int pointer_attributes(unsigned n, int* attributes, void** data, DevicePtr p) {
     std::lock_guard lock(fake().mutex_);
     uint64_t begin = 0;
-    const Fake::Memory* m = fake().find(p, &begin);
+    const Fake::Allocated* m = fake().find(p, &begin);
     for (unsigned i = 0; i < n; ++i) {
       switch (attributes[i]) {
         case k_attribute_memory_type:
@@ -417,7 +423,7 @@ struct FakeApi {
     ENTER("cuIpcGetMemHandle");
     std::lock_guard lock(fake().mutex_);
     uint64_t begin = 0;
-    const Fake::Memory* m = fake().find(p, &begin);
+    const Fake::Allocated* m = fake().find(p, &begin);
     if (m == nullptr || m->device < 0 || !m->own) return k_invalid_value;
     const FakeHandle content{p, m->bytes, ::getpid(), m->file};
     std::memset(handle, 0, sizeof *handle);
@@ -470,7 +476,7 @@ struct FakeApi {
     ENTER("cuModuleGetFunction");
     const std::string text = name;
     FakeFunction f{text.rfind("tutti_plan_", 0) == 0 ? Kernel::plan : Kernel::direct, DType::int8,
-                   Family::sum};
+                   Family::sum, text};
     if (text == "tutti_transfers") f.kernel = Kernel::transfers;
     const size_t family = text.find('_', 6) + 1, dtype = text.find('_', family) + 1;
     for (Family one : {Family::sum, Family::prod, Family::extremum})
@@ -489,33 +495,21 @@ struct FakeApi {
     *blocks = fake().blocks_per_multiprocessor;
     return 0;
   }
-  static int launch(Function f, unsigned x, unsigned y, unsigned, unsigned, unsigned, unsigned,
-                    unsigned, Stream s, void** parameters, void**) {
+  static int launch(Function f, unsigned x, unsigned y, unsigned, unsigned threads, unsigned,
+                    unsigned, unsigned, Stream s, void** parameters, void**) {
     ENTER("cuLaunchKernel");
     fake().count(fake().kernels, x * y);
-    fake().enqueue(s, [function = *reinterpret_cast<FakeFunction*>(f), device = fake().device_of(s),
-                       call = *static_cast<DirectCall*>(parameters[0]), x, y] {
-      const TimeSlice slice(fake().time_slices, device);
-      run_direct(function, call, x, y);
-    });
+    fake().start_grid(s, *reinterpret_cast<FakeFunction*>(f), parameters[0],
+                      {x, y, threads, false});
     return 0;
   }
-  static int launch_cooperative(Function f, unsigned x, unsigned, unsigned, unsigned, unsigned,
-                                unsigned, unsigned, Stream s, void** parameters) {
+  static int launch_cooperative(Function f, unsigned x, unsigned, unsigned, unsigned threads,
+                                unsigned, unsigned, unsigned, Stream s, void** parameters) {
     ENTER("cuLaunchCooperativeKernel");
     if (static_cast<int>(x) > fake().multiprocessors * fake().blocks_per_multiprocessor)
       return k_too_large;
     fake().count(fake().cooperative, x);
-    const FakeFunction function = *reinterpret_cast<FakeFunction*>(f);
-    if (function.kernel == Kernel::transfers) {
-      fake().enqueue(s, transfer_grid(parameters[0], x));
-      return 0;
-    }
-    fake().enqueue(s, [function, device = fake().device_of(s),
-                       launch = *static_cast<PlanLaunch*>(parameters[0]), x] {
-      const TimeSlice slice(fake().time_slices, device);
-      run_plan(function, launch, x);
-    });
+    fake().start_grid(s, *reinterpret_cast<FakeFunction*>(f), parameters[0], {x, 1, threads, true});
     return 0;
   }
   static int launch_host(Stream s, HostFunction function, void* data) {
@@ -622,6 +616,28 @@ void FakeCuda::enqueue(Stream stream, Work work) {
   changed_.notify_all();
 }
 
+void FakeCuda::start_grid(Stream stream, const FakeFunction& f, const void* arguments,
+                          ptx::Grid grid) {
+  Work blocks;
+  if (compiled_ != nullptr) {
+    blocks = compiled_->grid(f.name, arguments, grid, *this);
+  } else if (f.kernel == Kernel::transfers) {
+    blocks = transfer_grid(arguments, grid.x);
+  } else if (f.kernel == Kernel::direct) {
+    blocks = [f, grid, call = *static_cast<const DirectCall*>(arguments)] {
+      run_direct(f, call, grid.x, grid.y);
+    };
+  } else {
+    blocks = [f, grid, launch = *static_cast<const PlanLaunch*>(arguments)] {
+      run_plan(f, launch, grid.x);
+    };
+  }
+  enqueue(stream, [this, blocks = std::move(blocks), device = device_of(stream)] {
+    const TimeSlice slice(time_slices, device);
+    blocks();
+  });
+}
+
 void FakeCuda::work_loop(FakeStream* s) {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -645,7 +661,7 @@ void FakeCuda::synchronize(Stream stream) {
 }
 
 std::byte* FakeCuda::allocate(size_t bytes, int device) {
-  Memory record{bytes, device, -1, true};
+  Allocated record{bytes, device, -1, true};
   std::byte* memory = nullptr;
   if (shared_memory && device >= 0) {
     record.file = ::memfd_create("fake device memory", MFD_CLOEXEC);
@@ -665,7 +681,7 @@ std::byte* FakeCuda::map(int file, size_t bytes) {
   return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
 }
 
-void FakeCuda::release(uint64_t address, const Memory& memory) {
+void FakeCuda::release(uint64_t address, const Allocated& memory) {
   if (memory.file < 0) {
     ::operator delete[](reinterpret_cast<std::byte*>(address), k_page);
     return;
@@ -680,15 +696,28 @@ void FakeCuda::free(void* memory) {
   if (found == memory_.end()) return;
   release(found->first, found->second);
   memory_.erase(found);
+  frees_.fetch_add(1, std::memory_order_relaxed);
 }
 
-const FakeCuda::Memory* FakeCuda::find(uint64_t address, uint64_t* begin) {
+const FakeCuda::Allocated* FakeCuda::find(uint64_t address, uint64_t* begin) const {
   auto after = memory_.upper_bound(address);
   if (after == memory_.begin()) return nullptr;
   --after;
   if (address >= after->first + after->second.bytes) return nullptr;
   *begin = after->first;
   return &after->second;
+}
+
+std::optional<ptx::Memory::Range> FakeCuda::find(uint64_t address) const {
+  std::lock_guard lock(mutex_);
+  uint64_t begin = 0;
+  if (const Allocated* m = find(address, &begin); m != nullptr)
+    return Range{begin, begin + m->bytes};
+  auto after = registered_ranges_.upper_bound(address);
+  if (after == registered_ranges_.begin()) return std::nullopt;
+  --after;
+  if (address >= after->first + after->second) return std::nullopt;
+  return Range{after->first, after->first + after->second};
 }
 
 }  // namespace tutti::cuda

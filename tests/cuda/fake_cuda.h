@@ -1,11 +1,13 @@
 // A CUDA driver made of threads: every stream is a thread that runs what was enqueued, device
-// memory is the heap, kernels are the same code on the host. Enough of the driver's rules to test
+// memory is the heap, kernels are the same code on the host or, with TUTTI_FAKE_PTX, what nvcc made
+// of it (fake_compiled.h). Enough of the driver's rules to test
 // the enqueue path: stream order, events, capture and replay, contexts, freed memory, and errors on
 // demand.
 //
 // One fake at a time (the driver's functions take no object); it ends with its streams empty.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -19,6 +21,7 @@
 #include <vector>
 
 #include "src/cuda/runtime.h"
+#include "tests/cuda/fake_compiled.h"
 
 namespace tutti::cuda {
 
@@ -26,13 +29,15 @@ struct ContextHandle {
   int device;
 };
 
+struct FakeFunction;  // a kernel
+
 // A grid of the kernel of transfers, with these arguments (fake_transfers.cc).
 std::function<void()> transfer_grid(const void* launch, unsigned blocks);
 
-class FakeCuda {
+class FakeCuda : private ptx::Memory {
  public:
   explicit FakeCuda(int devices = 2);
-  ~FakeCuda();
+  ~FakeCuda() override;
   FakeCuda(const FakeCuda&) = delete;
   FakeCuda& operator=(const FakeCuda&) = delete;
 
@@ -84,7 +89,7 @@ class FakeCuda {
     bool origin = false;
     std::thread worker;
   };
-  struct Memory {
+  struct Allocated {
     size_t bytes;
     int device;       // -1: pinned host memory
     int file = -1;    // of shared memory
@@ -97,17 +102,25 @@ class FakeCuda {
   FakeStream* of(Stream stream);
   int device_of(Stream stream);
   void enqueue(Stream stream, Work work);
+  void start_grid(Stream stream, const FakeFunction& function, const void* arguments,
+                  ptx::Grid grid);
   void work_loop(FakeStream* stream);
-  const Memory* find(uint64_t address, uint64_t* begin);
+  const Allocated* find(uint64_t address, uint64_t* begin) const;
+  // What kernels may access.
+  std::optional<Range> find(uint64_t address) const override;
+  uint64_t frees() const override { return frees_.load(std::memory_order_relaxed); }
   std::byte* map(int file, size_t bytes);
-  static void release(uint64_t address, const Memory& memory);
+  static void release(uint64_t address, const Allocated& memory);
 
   std::shared_ptr<Driver> driver_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::unique_ptr<FakeStream>> streams_;
   std::map<int, FakeStream*> default_streams_;  // by device
-  std::map<uint64_t, Memory> memory_;
+  std::map<uint64_t, Allocated> memory_;
+  std::map<uint64_t, size_t> registered_ranges_;  // of host memory
+  std::atomic<uint64_t> frees_{0};
+  std::unique_ptr<CompiledKernels> compiled_ = CompiledKernels::from_environment();
   struct Failure {
     int code, times, after;
   };
