@@ -49,6 +49,7 @@ else  # a bundle; the torch backend's programs would need Python bindings for th
   for client in ddp_train cupy_nccl; do step "Tests: $client" python3 "tests/gpu/${client}_test.py" "$build/bin/tutti"; done
 fi
 step "Figures" "$build/bin/gpu_bench"
+step "Prices of devices" "$build/bin/tutti" tune --devices only -o -
 step "The ladder to the kernels" "$build/bin/gpu_ladder"
 # A rank per device; on one device two that share it, which the host stages.
 gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)

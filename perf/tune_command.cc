@@ -3,8 +3,9 @@
 // Alone it starts ranks itself: kernels first, then messages through shared memory with ranks that
 // have CPUs of their own and with ranks that do not, then sockets over loopback. Started by a
 // launcher with ranks on several hosts it measures the network between them and adds that to the
-// profile of rank 0's host. Prices are fitted to a few patterns; what they leave of every algorithm
-// becomes the profile's corrections.
+// profile of rank 0's host. Where the process has devices their prices come last, when no more
+// ranks are started: a process that has opened them must not fork. Prices are fitted to a few
+// patterns; what they leave of every algorithm becomes the profile's corrections.
 //
 // --check holds a profile to reality. --validate makes one and holds it to reality at other sizes,
 // measured in turns: what it prints is the model's error, not the machine's moods between two runs.
@@ -27,12 +28,15 @@
 #include "perf/options.h"
 #include "perf/statistics.h"
 #include "perf/tune_check.h"
+#include "perf/tune_devices.h"
 #include "perf/tune_fit.h"
 #include "perf/tune_kernels.h"
 #include "perf/tune_probes.h"
 #include "perf/tune_world.h"
 #include "src/communicator/environment.h"
 #include "src/cost/machine.h"
+#include "src/cuda/runtime.h"
+#include "src/planner/device_choice.h"
 
 namespace {
 
@@ -42,7 +46,7 @@ using perf::Probe;
 using perf::ProbeSet;
 
 struct Options {
-  std::string output, profile_file, transport = "all";
+  std::string output, profile_file, transport = "all", devices = "yes";
   std::vector<std::string> sizes;  // none: those of what is done
   uint32_t ranks = 0;
   uint32_t repetitions = 3;
@@ -221,6 +225,23 @@ Profile start_here() {
   return profile;
 }
 
+// The prices of devices, as far as they can be had; says what is left out.
+DeviceCost devices_here(const Options& o) {
+  perf::DeviceProbe probe;
+  probe.repetitions = 2 * o.repetitions + 1;
+  perf::DeviceFindings found;
+  if (const auto runtime = cuda::Runtime::of_process(); runtime) {
+    found = perf::measure_devices(**runtime, probe);
+    perf::measure_proxy(probe, found);
+  } else {
+    found.left_out.push_back("prices of devices: " + runtime.status().message());
+  }
+  for (const std::string& what : found.left_out) fmt::print(stderr, "not measured: {}\n", what);
+  if (found.cost.measured())
+    fmt::print(stderr, "devices ({}):\n{}", found.cost.name, to_text(DevicePrices(found.cost)));
+  return found.cost;
+}
+
 int write_out(const Profile& profile, const Options& o) {
   const std::string file = o.output.empty() ? default_profile_path() : o.output;
   if (file.empty()) return fail("no home to write to: name a file with -o");
@@ -246,6 +267,16 @@ int tune_here(const Options& o) {
     }
     profile = tuned(inside.tuner, std::move(profile), sets);
   }
+  if (o.devices != "no") profile.device = devices_here(o);
+  return write_out(profile, o);
+}
+
+// Other prices stay as they are.
+int tune_devices(const Options& o, Profile profile) {
+  profile.device = devices_here(o);
+  if (!profile.device.measured())
+    return fail("no price of a device was measured: nothing is written");
+  if (profile.machine.empty()) profile.machine = describe_machine();
   return write_out(profile, o);
 }
 
@@ -380,9 +411,11 @@ int run(const Options& o) {
       return fail(fmt::format("--sizes '{}': expected a size such as 64K, a multiple of 4", size));
   // The planner of the ranks that are started shall have the prices that are checked.
   if (!o.profile_file.empty()) setenv("TUTTI_PROFILE", o.profile_file.c_str(), 1);
-  if (!o.check && o.profile_file.empty()) setenv("TUTTI_PROFILE", "none", 1);
+  if (!o.check && o.profile_file.empty() && o.devices != "only") setenv("TUTTI_PROFILE", "none", 1);
   if (o.check && o.validate)
     return fail("--check holds a profile to reality, --validate makes one: which?");
+  if (o.devices == "only" && (o.check || o.validate))
+    return fail("--devices only measures; --check and --validate hold prices of CPUs to reality");
   setenv("TUTTI_FEEDBACK", "0", 1);
   Profile profile = builtin_profile();
   const Result<Config> config = Config::from_environment();
@@ -392,6 +425,7 @@ int run(const Options& o) {
     if (!read) return fail(read.status().message());
     profile = std::move(*read);
   }
+  if (o.devices == "only") return tune_devices(o, std::move(profile));
   if (!perf::launcher_name().empty())
     return perf::launch(
         {}, [&](std::unique_ptr<Communicator> world) { return with_ranks(o, profile, *world); });
@@ -414,6 +448,10 @@ int tune_command(int argc, char** argv) {
       "make a profile, hold it to sizes it was not made from, measured in turns; keep none");
   app.add_option("--transport", o.transport, "all, shm or tcp: what to measure on this host")
       ->check(CLI::IsMember({"all", "shm", "tcp"}))
+      ->capture_default_str();
+  app.add_option("--devices", o.devices,
+                 "yes: those of this process as well; no; only: in the profile that is in use")
+      ->check(CLI::IsMember({"yes", "no", "only"}))
       ->capture_default_str();
   app.add_option("--sizes", o.sizes,
                  fmt::format("bytes of a block ({}; to check at: {})", fmt::join(k_fit_sizes, ","),

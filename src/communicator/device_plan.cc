@@ -155,9 +155,10 @@ std::optional<DevicePlanner::Decision> DevicePlanner::by_price(const Call& call,
     const std::optional<Wire> its = wire_of(c.protocol);
     if (serves(c.choice, call, its).ok())
       return Decision{c.choice, its,
-                      world_.hosts != nullptr
-                          ? "the least time over the network between the hosts"
-                          : "the least time over the links between the devices"};
+                      world_.hosts != nullptr ? "the least time over the network between the hosts"
+                      : world_.topology != nullptr
+                          ? "the least time over the links between the devices"
+                          : "the least time at what was measured between two devices"};
   }
   return std::nullopt;
 }
@@ -244,9 +245,16 @@ Result<std::string> DevicePlanner::explain(const Call& call) {
       world_.hosts == nullptr ? "one host" : fmt::format("{} hosts", world_.hosts->hosts));
   if (world_.turns > 1) text += fmt::format(", {} of them on one device", world_.turns);
   text += fmt::format("; prices: profile \"{}\"\n", profile_.name);
+  if (!profile_.device.name.empty())
+    text += fmt::format("prices of devices were measured on {}\n", profile_.device.name);
+  if (world_.turns > 1)
+    text += fmt::format("  {:<44} {:>10.2f} us    assumed\n  {:<44} {:>10.2f} GB/s  assumed\n",
+                        "until the next process has the device", k_turn * 1e6,
+                        "a byte that one of them moves", 1e-9 / k_shared_byte);
   if (has_prices()) {
     Result<std::vector<DeviceCandidate>> priced = candidates(call, std::nullopt);
     if (!priced) return priced.status();
+    text += to_text(DevicePrices(profile_.device));
     text += fmt::format("\n  {:<34} {:<8} {:>12}\n", "algorithm", "messages", "us");
     for (const DeviceCandidate& c : *priced) {
       const std::optional<Wire> its = wire_of(c.protocol);

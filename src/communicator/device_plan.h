@@ -70,9 +70,10 @@ class DevicePlanner {
   using Class = std::tuple<Collective, uint64_t, DType, ReduceOp>;  // bytes rounded up
   using Key = std::tuple<Collective, uint64_t, DType, ReduceOp, Rank, bool>;
 
-  // Whether plans have prices: the links are known, and all devices run at once.
+  // Whether plans have prices: the links are known or were measured, and all devices run at once.
   bool has_prices() const {
-    return world_.turns == 1 && (world_.topology != nullptr || world_.hosts != nullptr);
+    return world_.turns == 1 && (world_.topology != nullptr || world_.hosts != nullptr ||
+                                 profile_.device.peer_byte.has_value());
   }
   const TuneRule* rule_for(const Call& call) const;
   Result<Decision> decide(const Call& call);

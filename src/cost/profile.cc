@@ -220,6 +220,38 @@ Status read_overhead(const Json& json, Profile* profile) {
   return read_ends(*network, "overhead.network", &profile->network_ends.emplace(), {});
 }
 
+// The prices of devices by their keys, for reading and writing.
+struct DeviceKey {
+  std::string_view key;
+  std::optional<double> DeviceCost::*price;
+  bool per_byte;
+};
+constexpr DeviceKey k_device_keys[] = {{"launch_s", &DeviceCost::launch, false},
+                                       {"packet_s", &DeviceCost::packet, false},
+                                       {"slot_s", &DeviceCost::slot, false},
+                                       {"copy_s_per_byte", &DeviceCost::copy, true},
+                                       {"reduce_s_per_byte", &DeviceCost::reduce, true},
+                                       {"peer_s", &DeviceCost::peer, false},
+                                       {"peer_s_per_byte", &DeviceCost::peer_byte, true},
+                                       {"proxy_s", &DeviceCost::proxy, false}};
+
+Status read_device(const Json& json, DeviceCost* cost) {
+  Reader r(json, "device");
+  std::vector<std::string_view> keys = {"name"};
+  for (const DeviceKey& k : k_device_keys) keys.push_back(k.key);
+  r.only(keys);
+  if (!r.status().ok()) return r.status();
+  r.text("name", &cost->name);
+  for (const DeviceKey& k : k_device_keys) {
+    if (k.per_byte) {
+      r.number(k.key, 1e-15, 1, "seconds per byte, 1e-15 to 1", &(cost->*k.price));
+    } else {
+      r.seconds(k.key, &(cost->*k.price));
+    }
+  }
+  return r.status();
+}
+
 // A whole number of at most `most` behind `key`.
 template <class T>
 void read_whole(Reader& r, std::string_view key, double least, double most, std::string_view what,
@@ -442,7 +474,7 @@ Result<Profile> parse_profile(std::string_view text) {
   Profile profile;
   Reader r(json, "");
   r.only({"format", "name", "source", "machine", "links", "overhead", "cpus", "copy_s_per_byte",
-          "reduce_s_per_byte", "protocol", "corrections"});
+          "reduce_s_per_byte", "protocol", "device", "corrections"});
   if (!r.status().ok()) return r.status();
   std::string format;
   r.text("format", &format);
@@ -460,6 +492,8 @@ Result<Profile> parse_profile(std::string_view text) {
   if (const Json* cpus = r.find("cpus")) TUTTI_RETURN_IF_ERROR(read_cpus(*cpus, &profile));
   if (const Json* protocol = r.find("protocol"))
     TUTTI_RETURN_IF_ERROR(read_protocol(*protocol, &profile));
+  if (const Json* device = r.find("device"))
+    TUTTI_RETURN_IF_ERROR(read_device(*device, &profile.device));
   if (const Json* corrections = r.find("corrections")) {
     if (!corrections->is_object()) {
       r.fail("corrections", "an object");
@@ -509,6 +543,9 @@ std::string to_json(const Profile& p, bool compact) {
   if (p.eager_bytes != UINT64_MAX) protocol["eager_bytes"] = p.eager_bytes;
   protocol["credits"] = p.credits;
   protocol["serial_lanes"] = p.serial_lanes;
+  if (!p.device.name.empty()) json["device"]["name"] = p.device.name;
+  for (const DeviceKey& k : k_device_keys)
+    if (p.device.*k.price) json["device"][std::string(k.key)] = *(p.device.*k.price);
   for (const auto& [key, by_ranks] : p.corrections.all())
     for (const auto& [ranks, knots] : by_ranks) {
       Json& list = json["corrections"][key.world][std::string(name(key.collective))][key.algorithm]

@@ -70,6 +70,29 @@ struct EndCost {
   double receiving(double bytes, double dearer = 1) const;
 };
 
+// What devices charge for calls on their buffers. What is not given has not been measured:
+// src/planner/device_choice.h assumes it.
+struct DeviceCost {
+  std::string name;              // of the device that was measured
+  std::optional<double> launch;  // seconds until the blocks of a grid run and their end is seen
+  // Seconds of a message at either of its ends, links left out: in packets, where every word has
+  // its flag, and through a slot, whose flag is released after it.
+  std::optional<double> packet, slot;
+  std::optional<double> copy;    // seconds per byte copied by blocks
+  std::optional<double> reduce;  // seconds per byte of each operand received
+  // Between windows of two devices of a host: seconds until a flag is there, and per byte.
+  std::optional<double> peer, peer_byte;
+  std::optional<double> proxy;  // seconds of the proxy, at either end of a message to another host
+
+  bool operator==(const DeviceCost&) const = default;
+  // Whether there is any price.
+  bool measured() const {
+    DeviceCost nothing;
+    nothing.name = name;
+    return *this != nothing;
+  }
+};
+
 struct Profile {
   std::string name = "ideal";
   std::string source;  // where the figures come from
@@ -104,6 +127,8 @@ struct Profile {
   // A lane's messages leave one after the other, as from one thread that stores or copies; else
   // its connections share its links, as sockets and queue pairs do.
   bool serial_lanes = true;
+
+  DeviceCost device;
 
   Corrections corrections;  // of what all these prices predict
 

@@ -234,5 +234,65 @@ TEST(DevicePlans, FewestLaunchesOnASharedDevice) {
   }
 }
 
+// What was measured takes the place of what is assumed, and says so.
+TEST(DevicePlans, MeasuredPricesDecide) {
+  const auto with = [](const DeviceCost& cost, DeviceWorld w) {
+    Profile profile = builtin_profile();
+    profile.device = cost;
+    return DevicePlanner(std::move(w), profile, {}, false);
+  };
+  const auto links = [] { return world(8, machine("dgx-a100", 8)); };
+  // Messages that cost a tenth of a second each: the fewest one after the other win.
+  DeviceCost dear;
+  dear.packet = dear.slot = 0.1;
+  DevicePlanner usual = with({}, links()), flags = with(dear, links());
+  const DevicePlanner::Call large = all_reduce(1 << 20), small = all_reduce(4096);
+  EXPECT_EQ(algorithm(usual, large), "direct_two_shot");
+  EXPECT_EQ(algorithm(flags, large), "double_binary_tree");
+  EXPECT_EQ(algorithm(usual, small), "direct_one_shot");
+  EXPECT_EQ(algorithm(flags, small), "recursive_doubling");
+  // Again, and by a planner of another rank: prices decide alone.
+  DevicePlanner other = with(dear, links());
+  EXPECT_EQ(algorithm(other, large), algorithm(flags, large));
+  // Packets that cost much more than slots are not used.
+  DeviceCost packets;
+  packets.packet = 0.1;
+  packets.slot = 1e-7;
+  DevicePlanner slots = with(packets, links());
+  EXPECT_EQ(slots.choose(small)->wire, cuda::Wire::slots);
+  EXPECT_EQ(usual.choose(small)->wire, cuda::Wire::packets);
+
+  const auto line = [&](DevicePlanner& p, const std::string& what) {
+    const Result<std::string> text = p.explain(small);
+    EXPECT_TRUE(text.ok()) << text.status().to_string();
+    const size_t at = text->find("  " + what + " ");
+    return at == std::string::npos ? *text : text->substr(at, text->find('\n', at) - at);
+  };
+  EXPECT_TRUE(line(slots, "a message of packets, at either end").ends_with("measured"));
+  EXPECT_TRUE(line(slots, "a launch").ends_with("assumed"));
+  EXPECT_TRUE(line(usual, "a message of packets, at either end").ends_with("assumed"));
+  packets.name = "a device";
+  DevicePlanner named = with(packets, links());
+  EXPECT_NE(named.explain(small)->find("prices of devices were measured on a device"),
+            std::string::npos);
+  DevicePlanner turns = with({}, world(4, nullptr, 4));
+  EXPECT_TRUE(line(turns, "until the next process has the device").ends_with("assumed"));
+}
+
+// Links that nobody knows, but what lies between two devices was measured: that decides, not the
+// size alone.
+TEST(DevicePlans, ByWhatWasMeasuredBetweenTwoDevices) {
+  Profile profile = builtin_profile();
+  profile.device.peer_byte = 1e-6;  // so slow that bytes count where they do not otherwise
+  DevicePlanner p(world(4), profile, {}, false);
+  EXPECT_NE(algorithm(p, all_reduce(32768)), "direct_one_shot");
+  EXPECT_NE(p.explain(all_reduce(32768))->find("measured between two devices"), std::string::npos);
+  for (Collective c :
+       {Collective::all_gather, Collective::reduce_scatter, Collective::broadcast,
+        Collective::reduce, Collective::gather, Collective::scatter, Collective::all_to_all})
+    for (bool in_place : {false, true})
+      EXPECT_TRUE(p.choose({c, 1000, DType::float32, ReduceOp::sum, 1, in_place}).ok()) << name(c);
+}
+
 }  // namespace
 }  // namespace tutti

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "src/communicator/impl.h"
 #include "src/cost/machine.h"
 #include "src/cost/profile.h"
 #include "tests/collective/world.h"
@@ -93,6 +94,29 @@ TEST_F(Tuning, RankZerosProfileCountsForAll) {
   EXPECT_GT(seconds[0], 5e-2);
   for (double s : seconds) EXPECT_EQ(s, seconds[0]);
   EXPECT_NE(read(folder_ / "log").find("ranks 1, 3 have another profile: rank 0's counts"),
+            std::string::npos)
+      << read(folder_ / "log");
+}
+
+TEST_F(Tuning, RankZerosPricesOfDevicesCountForAll) {
+  const auto device = [&](const std::string& name, double slot) {
+    Profile p = builtin_profile();
+    p.machine = describe_machine();
+    p.device.slot = slot;
+    if (slot > 1) p.device.proxy = 1e-6;
+    return file(name, to_json(p));
+  };
+  std::vector<Config> configs(3, sockets());
+  configs[0].profile = device("zero.json", 0.5);
+  configs[1].profile = device("one.json", 2);
+  configs[0].debug = "WARN";
+  configs[0].debug_file = folder_ / "log";
+  World world(configs);
+  ASSERT_TRUE(world.ok());
+  DeviceCost want;
+  want.slot = 0.5;
+  for (auto& c : world.ranks) EXPECT_EQ(c->impl().planner().profile().device, want);
+  EXPECT_NE(read(folder_ / "log").find("rank 1 has another profile: rank 0's counts"),
             std::string::npos)
       << read(folder_ / "log");
 }

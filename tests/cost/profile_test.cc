@@ -35,6 +35,7 @@ Profile sample() {
   p.flag = 3e-7;
   p.flag_handover = 4e-6;
   p.serial_lanes = false;
+  p.device = {"a device", 5e-6, 1e-7, 6e-7, 5e-13, 7e-13, 9e-7, 4e-12, 3e-6};
   p.corrections.set({"memory", Collective::all_reduce, "ring"}, 2, 64, {1.5, 0.5});
   p.corrections.set({"memory", Collective::all_reduce, "ring"}, 2, 4096, {1.25, 1});
   p.corrections.set({"memory", Collective::all_reduce, "ring"}, 16, 64, {3, 2});
@@ -100,7 +101,9 @@ TEST(Profile, PricesKernels) {
 TEST(Profile, JsonRoundTrip) {
   Profile one_number;
   one_number.beyond_cache = 2;
-  for (const Profile& p : {sample(), curves(), Profile(), one_number}) {
+  Profile one_price;
+  one_price.device.slot = 0;
+  for (const Profile& p : {sample(), curves(), Profile(), one_number, one_price}) {
     const Result<Profile> back = parse_profile(to_json(p));
     ASSERT_TRUE(back.ok()) << to_json(p) << back.status().message();
     EXPECT_EQ(*back, p) << to_json(p);
@@ -169,6 +172,22 @@ TEST(Profile, MistakesNameTheKey) {
       {with(R"("machine": 3)"), "machine: expected a text"},
       {with(R"("protocol": {"credits": 0})"), "protocol.credits: expected messages"},
       {with(R"("protocol": {"credits": 1.5})"), "protocol.credits: expected a whole number"},
+      {with(R"("device": 7)"), "device: expected an object, found 7"},
+      {with(R"("device": {"flag_s": 1e-6})"),
+       "device.flag_s: expected one of the keys name, launch_s, packet_s"},
+      {with(R"("device": {"name": 1})"), "device.name: expected a text, found 1"},
+      {with(R"("device": {"launch_s": -1})"),
+       "device.launch_s: expected seconds, 0 to 3600, found -1"},
+      {with(R"("device": {"packet_s": "quick"})"), "device.packet_s: expected seconds, 0 to 3600"},
+      {with(R"("device": {"slot_s": null})"), "device.slot_s: expected seconds, 0 to 3600"},
+      {with(R"("device": {"peer_s": 3601})"), "device.peer_s: expected seconds, 0 to 3600"},
+      {with(R"("device": {"proxy_s": []})"), "device.proxy_s: expected seconds, 0 to 3600"},
+      {with(R"("device": {"copy_s_per_byte": 0})"),
+       "device.copy_s_per_byte: expected seconds per byte, 1e-15 to 1, found 0"},
+      {with(R"("device": {"reduce_s_per_byte": 2})"),
+       "device.reduce_s_per_byte: expected seconds per byte, 1e-15 to 1, found 2"},
+      {with(R"("device": {"peer_s_per_byte": 1e-16})"),
+       "device.peer_s_per_byte: expected seconds per byte, 1e-15 to 1"},
       {with(R"("corrections": [])"), "corrections: expected an object, found []"},
       {with(R"("corrections": {"memory": 1})"), "corrections.memory: expected an object"},
       {with(R"("corrections": {"memory": {"all_reduced": {}}})"),

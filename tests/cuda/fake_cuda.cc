@@ -178,6 +178,7 @@ struct FakeApi {
   }
   static int enable_peer_access(Context, unsigned) { return 0; }
   static int stream_create(Stream* out, unsigned) {
+    ENTER("cuStreamCreate");
     int device = 0;
     context_device(&device);
     *out = fake().stream(device);
@@ -189,6 +190,7 @@ struct FakeApi {
     return 0;
   }
   static int stream_query(Stream s) {
+    ENTER("cuStreamQuery");
     std::lock_guard lock(fake().mutex_);
     auto* stream = fake().of(s);
     return stream->queue.empty() && !stream->running ? k_success : k_not_ready;

@@ -22,6 +22,11 @@ expect "messages through shared memory: mean error" "$work/log"
 expect "sockets over loopback" "$work/log"
 expect '"machine": "' "$work/profile.json"
 expect '"flag_s"' "$work/profile.json"
+# Devices, or why there are none; other prices stay when they are measured alone.
+grep -qE "^(not measured: |devices \()" "$work/log" || { cat "$work/log"; exit 1; }
+"$bin/tutti" tune --devices only --profile "$work/profile.json" -o "$work/both.json" 2> "$work/log" ||
+  expect "no price of a device was measured: nothing is written" "$work/log"
+fails "--check and --validate hold prices of CPUs" "$bin/tutti" tune --devices only --check
 
 TUTTI_PROFILE="$work/profile.json" "$bin/tutti" plan --explain -n 8 --groups 2 -b 64K > "$work/out"
 expect 'prices: profile "tutti tune"' "$work/out"
@@ -33,6 +38,14 @@ expect "of TUTTI_TUNE says so" "$work/out"
 expect "the least time over the links between the devices" "$work/out"
 "$bin/tutti" plan --explain --device -n 8 -b 64K --tune all_reduce:0-inf:ring/slots > "$work/out"
 expect "ring by slots: the rule all_reduce:0-inf:ring of TUTTI_TUNE says so" "$work/out"
+echo '{"format": "tutti profile 1", "device": {"name": "a device", "launch_s": 3e-6, "slot_s": 1e-1}}' \
+  > "$work/device.json"
+"$bin/tutti" plan --explain --device --machine dgx-a100 -n 8 -b 16M --profile "$work/device.json" > "$work/out"
+expect "prices of devices were measured on a device" "$work/out"
+grep -qE "a launch +3.00 us +measured" "$work/out" || { cat "$work/out"; exit 1; }
+grep -qE "a byte copied +1000.00 GB/s +assumed" "$work/out" || { cat "$work/out"; exit 1; }
+sed 's/"slot_s": 1e-1/"slot_s": "long"/' "$work/device.json" > "$work/bad.json"
+fails "device.slot_s: expected seconds" "$bin/tutti" plan --explain --device -n 8 --profile "$work/bad.json"
 fails "at most 64 ranks" "$bin/tutti" plan --explain --device -n 65
 "$bin/tutti" plan --explain --device --machine dgx-a100 -n 16 --groups 8 -b 64M > "$work/out"
 expect "16 ranks with devices of 2 hosts" "$work/out"
