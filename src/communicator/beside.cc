@@ -9,8 +9,11 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <map>
+#include <set>
 
 #include "src/communicator/impl.h"
+#include "src/cuda/runtime.h"
 
 namespace tutti {
 namespace {
@@ -21,14 +24,6 @@ uint32_t host_calls(uint64_t begun) { return static_cast<uint32_t>(begun); }
 uint32_t device_calls(uint64_t begun) { return static_cast<uint32_t>(begun >> k_device_shift); }
 // Whether number a comes after b; numbers may wrap.
 bool after(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b) > 0; }
-
-// How a rank tells the others where memory is that they share.
-struct MemoryOffer {
-  uint64_t process = 0;
-  uint64_t transport = 0;                            // to peers; a hash of its name
-  const std::shared_ptr<std::byte>* here = nullptr;  // for ranks of the same process
-  MemoryRef memory;                                  // for others
-};
 
 }  // namespace
 
@@ -95,48 +90,63 @@ Status Communicator::Impl::gather_for_devices(const void* mine, void* all, size_
   return body();
 }
 
+Communicator::Impl::Shareable Communicator::Impl::shareable_memory(size_t bytes) {
+  // Without shared memory only ranks of this process see it.
+  Shareable mine;
+  auto* memory = static_cast<std::byte*>(mem_alloc(bytes));
+  mine.segment = memory != nullptr;
+  if (memory == nullptr) {
+    mine.memory =
+        std::shared_ptr<std::byte>(new std::byte[bytes], std::default_delete<std::byte[]>());
+  } else {
+    mine.memory =
+        std::shared_ptr<std::byte>(memory, [](std::byte* p) { static_cast<void>(mem_free(p)); });
+  }
+  std::memset(mine.memory.get(), 0, bytes);
+  return mine;
+}
+
+Communicator::Impl::MemoryOffer Communicator::Impl::offer_memory(uint64_t process,
+                                                                 const Shareable& mine,
+                                                                 size_t bytes, Rank to) const {
+  MemoryOffer offer{process, 0, &mine.memory, {}};
+  if (ranks_ == 1 || !mine.segment) return offer;
+  Transport& transport = router_->transport(to);
+  // Where it cannot be described, peers do without.
+  const Result<MemoryRef> ref = transport.describe(mine.memory.get(), bytes);
+  if (!ref) return offer;
+  offer.transport = std::hash<std::string_view>()(transport.name());
+  offer.memory = *ref;
+  return offer;
+}
+
+std::shared_ptr<std::byte> Communicator::Impl::see_memory(Rank of, const MemoryOffer& mine,
+                                                          const MemoryOffer& theirs, size_t bytes) {
+  if (theirs.process == mine.process) return *theirs.here;
+  if (theirs.transport == 0 || theirs.transport != mine.transport) return nullptr;
+  const Result<void*> mapped = router_->transport(of).map(of, theirs.memory, bytes);
+  if (!mapped || *mapped == nullptr) return nullptr;
+  // The transport keeps the mapping as long as it lives.
+  return {std::shared_ptr<void>(), static_cast<std::byte*>(*mapped)};
+}
+
 Result<std::vector<std::shared_ptr<std::byte>>> Communicator::Impl::share_memory(uint64_t process,
                                                                                  size_t bytes) {
-  // Without shared memory only ranks of this process see it.
-  std::shared_ptr<std::byte> own;
-  auto* memory = static_cast<std::byte*>(mem_alloc(bytes));
-  if (memory == nullptr) {
-    own = std::shared_ptr<std::byte>(new std::byte[bytes], std::default_delete<std::byte[]>());
-  } else {
-    own = std::shared_ptr<std::byte>(memory, [](std::byte* p) { static_cast<void>(mem_free(p)); });
-  }
-  std::memset(own.get(), 0, bytes);
-  MemoryOffer mine{process, 0, &own, {}};
-  if (ranks_ > 1 && memory != nullptr) {
-    // Ranks of this host first: those of others see it by no transport.
-    Rank any = rank_ == 0 ? 1 : 0;
-    for (Rank r = 0; r < ranks_; ++r)
-      if (r != rank_ && peers_.host[r] == peers_.host[rank_]) any = r;
-    Transport& transport = router_->transport(any);
-    mine.transport = std::hash<std::string_view>()(transport.name());
-    // Where it cannot be described, peers do without.
-    Result<MemoryRef> ref = transport.describe(memory, bytes);
-    if (ref)
-      mine.memory = *ref;
-    else
-      mine.transport = 0;
-  }
+  return share_memory(process, shareable_memory(bytes), bytes);
+}
+
+Result<std::vector<std::shared_ptr<std::byte>>> Communicator::Impl::share_memory(
+    uint64_t process, const Shareable& own, size_t bytes) {
+  // Ranks of this host first: those of others see it by no transport.
+  Rank any = rank_ == 0 ? 1 : 0;
+  for (Rank r = 0; r < ranks_; ++r)
+    if (r != rank_ && peers_.host[r] == peers_.host[rank_]) any = r;
+  const MemoryOffer mine = offer_memory(process, own, bytes, any);
   std::vector<MemoryOffer> all(ranks_);
   TUTTI_RETURN_IF_ERROR(gather_for_devices(&mine, all.data(), sizeof mine));
   std::vector<std::shared_ptr<std::byte>> seen(ranks_);
-  seen[rank_] = own;
-  for (Rank r = 0; r < ranks_; ++r) {
-    if (r == rank_) continue;
-    if (all[r].process == process) {
-      seen[r] = *all[r].here;
-      continue;
-    }
-    if (all[r].transport == 0 || all[r].transport != mine.transport) continue;
-    Result<void*> mapped = router_->transport(r).map(r, all[r].memory, bytes);
-    // The transport keeps the mapping as long as it lives.
-    if (mapped && *mapped != nullptr)
-      seen[r] = {std::shared_ptr<void>(), static_cast<std::byte*>(*mapped)};
-  }
+  for (Rank r = 0; r < ranks_; ++r)
+    seen[r] = r == rank_ ? own.memory : see_memory(r, mine, all[r], bytes);
   // No rank may give up its memory before the others have taken it.
   char done = 0;
   std::vector<char> ignored(ranks_);
@@ -166,20 +176,29 @@ Status Communicator::Impl::open_tallies(uint64_t process) {
 // By letters, which cost connections: only ranks that wait write them, once a call. Any tally that
 // a rank ever had will do for a comparison.
 void Communicator::Impl::tell_tallies() {
-  if (!counting_.load(std::memory_order_acquire) || heard_tallies_.empty()) return;
-  const uint64_t mine[] = {tally_->begun.load(std::memory_order_acquire),
-                           tally_->device_kind.load(std::memory_order_relaxed),
-                           tally_->device_count.load(std::memory_order_relaxed)};
-  const bool news = told_tally_.exchange(mine[0]) != mine[0];
+  const bool calls = counting_.load(std::memory_order_acquire) && !heard_tallies_.empty();
+  if (!calls && !messages_->tells()) return;
+  uint64_t mine[3] = {};
+  if (calls) {
+    mine[0] = tally_->begun.load(std::memory_order_acquire);
+    mine[1] = tally_->device_kind.load(std::memory_order_relaxed);
+    mine[2] = tally_->device_count.load(std::memory_order_relaxed);
+  }
+  std::string note(reinterpret_cast<const char*>(mine), sizeof mine);
+  note += messages_->told(Council::k_most_note - sizeof mine);
   std::map<Rank, std::string> notes;
   bootstrap_->consult([&](Council& council) {
-    if (news) council.note(std::string(reinterpret_cast<const char*>(mine), sizeof mine));
+    if (note != told_note_) council.note(note);
+    told_note_ = note;
     notes = council.notes();
   });
   for (const auto& [rank, text] : notes) {
-    const auto known = heard_tallies_.find(rank);
     uint64_t theirs[3];
-    if (known == heard_tallies_.end() || text.size() != sizeof theirs) continue;
+    if (text.size() < sizeof theirs) continue;
+    messages_->hear(rank, std::string_view(text).substr(sizeof theirs));
+    if (!calls) continue;
+    const auto known = heard_tallies_.find(rank);
+    if (known == heard_tallies_.end()) continue;
     std::memcpy(theirs, text.data(), sizeof theirs);
     known->second->device_kind.store(theirs[1], std::memory_order_relaxed);
     known->second->device_count.store(theirs[2], std::memory_order_relaxed);
@@ -210,6 +229,7 @@ void Communicator::Impl::tally_device_call(const Call& call) {
 }
 
 std::optional<Status> Communicator::Impl::contradiction(const CallRecord* host_call) const {
+  if (std::optional<Status> proof = messages_->contradiction()) return proof;
   if (!counting_.load(std::memory_order_acquire)) return std::nullopt;
   const uint64_t mine = tally_->begun.load(std::memory_order_acquire);
   for (Rank r = 0; r < ranks_; ++r) {
@@ -232,6 +252,64 @@ std::optional<Status> Communicator::Impl::contradiction(const CallRecord* host_c
                                 rank_, describe_call(device_record(*tally_)), r));
   }
   return std::nullopt;
+}
+
+// --- messages
+
+namespace {
+
+// Messages of a captured call run when the graph is launched. A stream that does not say is one.
+bool may_be_captured(cuda::Stream stream) {
+  const Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
+  if (!runtime) return true;
+  const Result<bool> capturing = (*runtime)->capturing(stream);
+  return !capturing || *capturing;
+}
+
+}  // namespace
+
+void Communicator::Impl::count_messages(std::span<const Transfer> on_host,
+                                        std::span<const DeviceOperation> on_device) {
+  // What a program submits for later runs beside its other calls.
+  const bool later = on_worker();
+  const auto sends = [](const Transfer& t) { return t.direction == Transfer::Direction::send; };
+  if (on_device.empty() && on_host.size() == 1 && !later) {
+    const Transfer& t = on_host[0];
+    if (t.bytes > 0) messages_->add(t.peer, sends(t), MessageTallies::k_on_host);
+    return;
+  }
+  std::map<std::pair<Rank, bool>, uint64_t> counts;
+  for (const Transfer& t : on_host)
+    if (t.bytes > 0) counts[{t.peer, sends(t)}] += MessageTallies::k_on_host;
+  std::set<Rank> left_out;
+  for (const DeviceOperation& op : on_device) {
+    if (!op.transfer() || op.count == 0) continue;
+    counts[{op.root, op.sends}] += MessageTallies::k_on_device;
+    if (may_be_captured(op.stream)) left_out.insert(op.root);
+  }
+  for (const auto& [way, count] : counts)
+    if (later || left_out.count(way.first) > 0) {
+      messages_->leave_out(way.first);
+    } else {
+      messages_->add(way.first, way.second, count);
+    }
+}
+
+Communicator::Impl::MemoryOffer Communicator::Impl::offer_messages(uint64_t process, Rank to) {
+  const size_t bytes = MessageTallies::bytes(ranks_);
+  if (!messages_->shown()) {
+    message_memory_ = shareable_memory(bytes);
+    messages_->show(message_memory_.memory);
+  }
+  return offer_memory(process, message_memory_, bytes, to);
+}
+
+Status Communicator::Impl::compare_messages(uint64_t process) {
+  static_cast<void>(offer_messages(process, rank_ == 0 ? 1 : 0));
+  auto seen = share_memory(process, message_memory_, MessageTallies::bytes(ranks_));
+  if (!seen) return seen.status();
+  for (Rank r = 0; r < ranks_; ++r) messages_->compare(r, std::move((*seen)[r]));
+  return {};
 }
 
 }  // namespace tutti

@@ -129,7 +129,7 @@ Status run_on_host(Communicator::Impl& impl, std::span<const DeviceOperation> op
     TUTTI_RETURN_IF_ERROR(
         impl.run({op.collective, op.send, op.recv, op.count, op.dtype, reduction, op.root}));
   }
-  return transfers.empty() ? Status() : impl.run_transfers(std::move(transfers));
+  return transfers.empty() ? Status() : impl.run_uncounted(std::move(transfers));
 }
 
 // --- life
@@ -314,7 +314,7 @@ Status swap_with(Communicator::Impl& impl, const std::vector<Rank>& peers, std::
     transfers.push_back({Transfer::Direction::recv, peers[i],
                          reinterpret_cast<std::byte*>(&theirs[i]), sizeof(T), DType::int8});
   }
-  return impl.run_transfers(std::move(transfers));
+  return impl.run_uncounted(std::move(transfers));
 }
 
 }  // namespace
@@ -341,16 +341,22 @@ Status DevicePath::meet_pairs(std::vector<Rank> peers) {
   struct Greeting {
     cuda::PeerWorld::Member member;
     cuda::PeerWorld::Offer offer;
+    Communicator::Impl::MemoryOffer messages;  // where this rank's tallies of messages are
   };
-  Greeting greeting{*me, {}};
+  Greeting greeting{*me, {}, {}};
   greeting.offer.vote = cuda::PeerWorld::Vote(opened);
   if (pairs_ != nullptr) greeting.offer = pairs_->offer();
   Communicator::Impl& impl = *host_.impl();
   std::vector<Greeting> greetings(peers.size(), greeting), theirs;
+  for (size_t i = 0; i < peers.size(); ++i)
+    greetings[i].messages = impl.offer_messages(runtime_->identity(), peers[i]);
   TUTTI_RETURN_IF_ERROR(swap_with(impl, peers, greetings, theirs));
   std::vector<Status> verdicts;
   std::vector<cuda::PeerWorld::Vote> votes, their_votes;
+  std::vector<std::shared_ptr<std::byte>> tallies;
   for (size_t i = 0; i < peers.size(); ++i) {
+    tallies.push_back(impl.see_memory(peers[i], greetings[i].messages, theirs[i].messages,
+                                      MessageTallies::bytes(host_.ranks())));
     verdicts.push_back(pairs_ == nullptr
                            ? opened
                            : pairs_->reach(peers[i], *me, theirs[i].member, theirs[i].offer));
@@ -361,6 +367,8 @@ Status DevicePath::meet_pairs(std::vector<Rank> peers) {
     if (cuda::PeerWorld::share_device(*me, theirs[i].member) && !shares_device_)
       return duplicate_device(std::min(host_.rank(), peers[i]), std::max(host_.rank(), peers[i]));
     if (verdicts[i].ok()) verdicts[i] = their_votes[i].status(peers[i]);
+    // Staged messages meet those on host buffers.
+    if (verdicts[i].ok()) impl.messages().compare(peers[i], std::move(tallies[i]));
     pair_with_[peers[i]].store(verdicts[i].ok() ? Pair::open : Pair::staged);
     host_.inform(fmt::format("rank {}: messages with rank {} go through {}", host_.rank(), peers[i],
                              verdicts[i].ok() ? "windows" : "the host: " + verdicts[i].message()));
@@ -407,6 +415,8 @@ Status DevicePath::meet_all() {
     if (!made) why = made.status().message();
     if (peers_ != nullptr && peers_->mirrors() != nullptr) TUTTI_RETURN_IF_ERROR(open_proxy());
     if (peers_ != nullptr) TUTTI_RETURN_IF_ERROR(make_planner(members, gather));
+    if (peers_ != nullptr && peers_->transfers())
+      TUTTI_RETURN_IF_ERROR(impl.compare_messages(runtime_->identity()));
   }
   impl.count_calls(peers_ != nullptr);
   worlds_[0].store(peers_.get(), std::memory_order_release);
@@ -783,7 +793,12 @@ bool DevicePath::look() {
   Rank culprit = host_.rank();
   tend();
   Status status = error();
-  if (status.ok() && !outstanding()) return false;
+  if (status.ok() && !outstanding()) {
+    // What has passed without waiting may be what a peer waits for with another kind of buffer.
+    std::vector<Rank> ignored;
+    if (impl.messages().tells()) static_cast<void>(impl.look(&ignored));
+    return false;
+  }
   if (impl.broken() && needs_tending()) return outstanding();
   if (status.code() == Code::remote_error) status = reason_of(status);
   std::vector<Rank> gone;

@@ -26,13 +26,23 @@ Status Communicator::Impl::run_on_device(const DeviceOperation& op) {
     TUTTI_RETURN_IF_ERROR(
         validate({op.collective, op.send, op.recv, op.count, op.dtype, op.reduction, op.root}));
   if (op.count == 0) return {};
-  if (group_depth_ == 0) return enqueue_on_device({op});
+  if (group_depth_ == 0) {
+    if (op.transfer()) count_messages({}, {&op, 1});
+    return enqueue_on_device({op});
+  }
   group_device_operations_.push_back(op);
   return {};
 }
 
-// The first buffer says which device is this rank's.
+// What was refused has been counted, but its other end may be called again.
 Status Communicator::Impl::enqueue_on_device(std::vector<DeviceOperation> operations) {
+  Status status = enqueue_counted(std::move(operations));
+  if (!status.ok() && !broken()) messages_->leave_out_all();
+  return status;
+}
+
+// The first buffer says which device is this rank's.
+Status Communicator::Impl::enqueue_counted(std::vector<DeviceOperation> operations) {
   if (device_rank() == nullptr) {
     Result<std::shared_ptr<cuda::Runtime>> runtime = cuda::Runtime::of_process();
     if (!runtime) return runtime.status().with_context(fmt::format("rank {}", rank_));

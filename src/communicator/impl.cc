@@ -303,6 +303,11 @@ Status Communicator::Impl::run_transfers(std::vector<Transfer> transfers) {
     group_transfers_.insert(group_transfers_.end(), transfers.begin(), transfers.end());
     return {};
   }
+  if (!messages_counted_) count_messages(transfers, {});
+  return run_uncounted(std::move(transfers));
+}
+
+Status Communicator::Impl::run_uncounted(std::vector<Transfer> transfers) {
   return in_turn([this, transfers = std::move(transfers)] {
     return guarded([&] {
       Status status = exchange_->run(transfers);
@@ -327,7 +332,8 @@ Status Communicator::Impl::group_end() {
   transfers.swap(group_transfers_);
   calls.swap(group_calls_);
   on_device.swap(group_device_operations_);
-  if (!transfers.empty()) TUTTI_RETURN_IF_ERROR(run_transfers(std::move(transfers)));
+  if (!messages_counted_) count_messages(transfers, on_device);
+  if (!transfers.empty()) TUTTI_RETURN_IF_ERROR(run_uncounted(std::move(transfers)));
   for (const Call& call : calls) TUTTI_RETURN_IF_ERROR(run(call));
   return on_device.empty() ? Status() : enqueue_on_device(std::move(on_device));
 }

@@ -20,6 +20,7 @@
 #include "src/base/thread.h"
 #include "src/communicator/bootstrap/bootstrap.h"
 #include "src/communicator/device_operation.h"
+#include "src/communicator/message_tallies.h"
 #include "src/communicator/peers.h"
 #include "src/executor/cpu_executor.h"
 #include "src/executor/exchange.h"
@@ -85,6 +86,8 @@ class Communicator::Impl final : public Monitor {
   // Blocking; queues behind asynchronous work, or joins the open group.
   Status run(const Call& call);
   Status run_transfers(std::vector<Transfer> transfers);
+  // The same outside of any group, and not counted: they stand for others.
+  Status run_uncounted(std::vector<Transfer> transfers);
   // The same on device buffers (device_rank.h).
   Status run_on_device(const DeviceOperation& operation);
   const Config& config() const { return config_; }
@@ -148,8 +151,47 @@ class Communicator::Impl final : public Monitor {
   // Collective: `bytes` of zeroed memory of every rank, by rank, as far as this one sees it (null:
   // not at all). Mappings live as long as the transports. `process`: equal in ranks of one process.
   Result<std::vector<std::shared_ptr<std::byte>>> share_memory(uint64_t process, size_t bytes);
+  // The steps of that, also for two ranks alone: memory of this rank, how another one finds it, and
+  // what this one sees of another's (null: nothing). Offers are told as bytes; they are good until
+  // both ranks have taken them.
+  struct Shareable {
+    std::shared_ptr<std::byte> memory;
+    bool segment = false;  // other processes may see it
+  };
+  struct MemoryOffer {
+    uint64_t process = 0;
+    uint64_t transport = 0;                            // to the other; a hash of its name; 0: none
+    const std::shared_ptr<std::byte>* here = nullptr;  // for ranks of the same process
+    MemoryRef memory;                                  // for others
+  };
+  static Shareable shareable_memory(size_t bytes);  // zeroed
+  MemoryOffer offer_memory(uint64_t process, const Shareable& mine, size_t bytes, Rank to) const;
+  std::shared_ptr<std::byte> see_memory(Rank of, const MemoryOffer& mine, const MemoryOffer& theirs,
+                                        size_t bytes);
+  Result<std::vector<std::shared_ptr<std::byte>>> share_memory(uint64_t process,
+                                                               const Shareable& own, size_t bytes);
   // Collective: ranks come to see each other's tallies.
   Status open_tallies(uint64_t process);
+
+  // Messages, by kind of buffer (message_tallies.h). Whoever calls them counts them before they
+  // run, those of a group at once.
+  void count_messages(std::span<const Transfer> on_host,
+                      std::span<const DeviceOperation> on_device);
+  // While it lives, messages of the thread of the host calls have been counted.
+  class Counted {
+   public:
+    explicit Counted(Impl& impl) : impl_(impl) { impl_.messages_counted_ = true; }
+    ~Counted() { impl_.messages_counted_ = false; }
+    Counted(const Counted&) = delete;
+
+   private:
+    Impl& impl_;
+  };
+  MessageTallies& messages() { return *messages_; }
+  // What this rank tells others of where its tallies of messages are.
+  MemoryOffer offer_messages(uint64_t process, Rank to);
+  // Collective: where messages of all ranks go through windows.
+  Status compare_messages(uint64_t process);
   // From now on calls are counted, on all ranks.
   void count_calls(bool on) { counting_.store(on, std::memory_order_release); }
   void tally_device_call(const Call& call);
@@ -213,6 +255,7 @@ class Communicator::Impl final : public Monitor {
   Status open_log();
 
   Status enqueue_on_device(std::vector<DeviceOperation> operations);
+  Status enqueue_counted(std::vector<DeviceOperation> operations);
   std::shared_ptr<DeviceRank> device_rank() const;
   Status execute(const Call& call);  // inline, on whichever thread
   template <class Body>
@@ -328,7 +371,10 @@ class Communicator::Impl final : public Monitor {
   std::shared_ptr<CallTally> tally_;
   std::vector<std::shared_ptr<const CallTally>> peer_tallies_;  // null: this rank's own
   std::map<Rank, std::shared_ptr<CallTally>> heard_tallies_;    // of those that are not to be seen
-  std::atomic<uint64_t> told_tally_{0};                         // what the others have heard
+  std::string told_note_;  // what the others have heard; at the council
+  std::unique_ptr<MessageTallies> messages_;
+  Shareable message_memory_;       // of messages_, once another rank has asked
+  bool messages_counted_ = false;  // those that the thread of the host calls runs
 
   // Open group: point-to-point transfers, then collectives, in order.
   uint32_t group_depth_ = 0;

@@ -62,6 +62,7 @@ Result<std::unique_ptr<Communicator::Impl>> Communicator::Impl::connect(
   impl->leaf_ = leaf;
   impl->rank_ = rank;
   impl->ranks_ = ranks;
+  impl->messages_ = std::make_unique<MessageTallies>(rank, ranks);
   impl->config_ = config;
   impl->key_ = key;
   Status started = impl->start(std::move(bootstrap), key, deadline)

@@ -457,6 +457,8 @@ Status Comm::execute(std::span<Operation> operations) {
   std::vector<Operation> on_device;  // found out only now: the communicator was being made
   for (Operation& op : operations) {
     if (!op.checked) TUTTI_RETURN_IF_ERROR(check(&op));
+    // Called before there was anything to count in: later calls may have been counted already.
+    if (op.transfer() && !op.counted) leave_messages_out();
     if (op.on_device) on_device.push_back(op);
     if (op.on_device) continue;
     fallbacks += elsewhere.has(op.kind);
@@ -476,7 +478,36 @@ Status Comm::execute(std::span<Operation> operations) {
   return {};
 }
 
+void Comm::count_messages(std::span<Operation> operations) {
+  Communicator* const made = communicator();
+  if (made == nullptr) {
+    for (const Operation& op : operations)
+      if (op.transfer()) early_messages_.store(true);
+    return;
+  }
+  if (early_messages_.load()) return leave_messages_out();
+  std::vector<Transfer> on_host;
+  std::vector<DeviceOperation> on_device;
+  for (Operation& op : operations) {
+    if (!op.transfer() || !op.checked) continue;
+    op.counted = true;
+    if (op.on_device) {
+      on_device.push_back(device_operation(op));
+    } else if (!settings_.fallback.has(op.kind)) {
+      on_host.push_back(
+          {op.kind == Operation::Kind::send ? Transfer::Direction::send : Transfer::Direction::recv,
+           static_cast<Rank>(op.root), nullptr, op.count * size_of(op.dtype()), op.dtype()});
+    }
+  }
+  if (!on_host.empty() || !on_device.empty()) made->impl().count_messages(on_host, on_device);
+}
+
+void Comm::leave_messages_out() {
+  if (Communicator* made = communicator()) made->impl().messages().leave_out_all();
+}
+
 Status Comm::run_transfers(std::span<const Operation> operations, size_t transfers) {
+  const Communicator::Impl::Counted counted(communicator_->impl());
   if (transfers > 1) static_cast<void>(communicator_->group_start());
   Status status;
   for (const Operation& op : operations)
@@ -488,7 +519,12 @@ Status Comm::run_transfers(std::span<const Operation> operations, size_t transfe
 }
 
 Status Comm::perform(Operation* op) {
-  if (op->on_device) return enqueue_on_devices({{shared_from_this(), {*op}}});
+  if (op->transfer()) count_messages({op, 1});
+  if (op->on_device) {
+    Status status = enqueue_on_devices({{shared_from_this(), {*op}}});
+    if (!status.ok() && status.code() != Code::in_progress) leave_messages_out();
+    return status;
+  }
   if (blocking() && communicator() != nullptr && lane_.idle()) return execute({op, 1});
   auto self = shared_from_this();
   return perform([self, op = *op]() mutable { return self->execute({&op, 1}); });

@@ -115,6 +115,11 @@ class Comm : public std::enable_shared_from_this<Comm> {
   // Collectives in order, then the transfers together, then one-sided calls in order. Blocks; one
   // thread at a time.
   Status execute(std::span<Operation> operations);
+  // Counts messages that the program calls now, those of a group at once (message_tallies.h);
+  // before they run. Those of a communicator that is being made are not: it does without.
+  void count_messages(std::span<Operation> operations);
+  // Some of them were refused.
+  void leave_messages_out();
   // Seconds that execute() would take, by the tuner's prices; waits until the communicator is
   // ready.
   Result<double> estimate(std::span<const Operation> operations);
@@ -190,6 +195,7 @@ class Comm : public std::enable_shared_from_this<Comm> {
   Status start_error_;
   Status async_error_;  // of a job whose caller was told "in progress"
   std::string last_error_;
+  std::atomic<bool> early_messages_{false};  // called before there was anything to count in
   std::atomic<bool> finalized_{false}, revoked_{false}, suspended_{false}, aborted_{false};
 
   std::mutex premul_mutex_;

@@ -105,10 +105,18 @@ Status Group::run(Content content) {
 
   bool unfinished = false;
   if (result.ok()) {
+    std::vector<std::shared_ptr<Comm>> comms_of_group;
+    for (Task& task : content.tasks) {
+      task.comm->count_messages(task.operations);
+      comms_of_group.push_back(task.comm);
+    }
     result = enqueue_device_part(content.tasks);
     unfinished = result.code() == Code::in_progress;
     if (unfinished) result = {};
-    if (!result.ok()) content.tasks.clear();
+    if (!result.ok()) {
+      content.tasks.clear();
+      for (const std::shared_ptr<Comm>& comm : comms_of_group) comm->leave_messages_out();
+    }
   }
 
   // Destroy and abort wait for lanes; the pins make them wait for what runs in this thread as well.

@@ -62,6 +62,7 @@ struct Operation {
   // Filled by Comm::check().
   bool checked = false;
   bool on_device = false;  // its buffers are
+  bool counted = false;    // among the messages of its communicator
   Reduction reduction;
   Window target;                      // what `window` stands for
   const void* late_scalar = nullptr;  // ncclScalarDevice: read when the operation runs

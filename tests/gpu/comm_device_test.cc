@@ -2,9 +2,11 @@
 // process finds: a real driver (label gpu), or the fake one. Skipped where there is none.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <functional>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -308,6 +310,219 @@ TEST_F(OnDevice, BadInputNamesTheBuffer) {
     status = rank.on().all_reduce(nullptr, x, 4, DType::int32, ReduceOp::sum);
     EXPECT_NE(status.message().find("null"), std::string::npos) << status.message();
     EXPECT_EQ(rank.download(x, 4), (Values{1, 2, 3, 4}));
+  });
+}
+
+// --- messages whose ends have different kinds of buffers
+
+// What a rank is told within some seconds.
+std::string await_error(Communicator& comm) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (comm.error().ok() && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  return comm.error().to_string();
+}
+
+struct Mixed {
+  bool host_sends;  // the end on a host buffer
+  int number;       // of the message whose ends differ
+  bool grouped;     // it is in a group, with another message in the other direction
+  bool met;         // after a collective
+  size_t count = 64;
+};
+
+// Rank 0 has a host buffer at one message where rank 1 has a device buffer; those before it are of
+// both kinds in turns.
+void mix_messages(Communicator& comm, OnStream on, const Mixed& m,
+                  const std::function<int32_t*()>& buffer, const std::function<void()>& passed) {
+  const uint32_t me = comm.rank(), other = 1 - me;
+  const bool sends = (me == 0) == m.host_sends;
+  std::vector<int32_t> host(m.count), back(m.count);
+  int32_t* device = buffer();
+  int32_t* device_back = buffer();
+  const auto message = [&](bool on_host, bool out, int32_t* there, std::vector<int32_t>& here) {
+    if (on_host && out) return comm.send(here.data(), m.count, DType::int32, other);
+    if (on_host) return comm.recv(here.data(), m.count, DType::int32, other);
+    if (out) return on.send(there, m.count, DType::int32, other);
+    return on.recv(there, m.count, DType::int32, other);
+  };
+  if (m.met) {
+    ASSERT_TRUE(on.all_reduce(device, device, m.count, DType::int32, ReduceOp::max).ok());
+    passed();
+  }
+  for (int k = 1; k < m.number; ++k) {
+    const Status status = message(k % 2 == 0, sends, device, host);
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    passed();
+  }
+  if (m.grouped) {
+    ASSERT_TRUE(comm.group_start().ok());
+  }
+  static_cast<void>(message(me == 0, sends, device, host));
+  if (m.grouped) {
+    static_cast<void>(message(me == 0, !sends, device_back, back));
+    static_cast<void>(comm.group_end());
+  }
+  const std::string text = await_error(comm);
+  passed();
+  EXPECT_NE(text.find("invalid_usage"), std::string::npos) << text;
+  if (m.number == 1 && !m.met) return;  // found by the meeting of the two, in other words
+  const uint32_t from = m.host_sends ? 0 : 1;
+  const std::string number = std::to_string(m.number), to = std::to_string(1 - from);
+  const std::string want = "rank " + std::to_string(from) + " sends message " + number +
+                           " to rank " + to + " from " + (m.host_sends ? "host" : "device") +
+                           " memory, but rank " + to + " receives it into " +
+                           (m.host_sends ? "device" : "host") + " memory";
+  const std::string back_want =  // of a group's other direction
+      "rank " + to + " sends message 1 to rank " + std::to_string(from) + " from " +
+      (m.host_sends ? "device" : "host") + " memory, but rank " + std::to_string(from) +
+      " receives it into " + (m.host_sends ? "host" : "device") + " memory";
+  EXPECT_TRUE(text.find(want) != std::string::npos ||
+              (m.grouped && text.find(back_want) != std::string::npos))
+      << text << "\ninstead of: " << want;
+}
+
+TEST_F(OnDevice, HostAndDeviceBuffersAtTheEndsOfAMessage) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  setenv("TUTTI_MULTI_RANK_GPU", "0", 1);
+  for (const bool host_sends : {false, true})
+    for (const int number : {1, 2, 10})
+      for (const bool grouped : {false, true})
+        for (const bool met : {false, true}) {
+          SCOPED_TRACE(testing::Message() << "host sends " << host_sends << ", message " << number
+                                          << ", grouped " << grouped << ", met " << met);
+          run(2, 2, [&](Rank& rank) {
+            mix_messages(
+                rank.comm, rank.on(), {host_sends, number, grouped, met},
+                [&] { return rank.upload(Values(64, 1)); },
+                [&] { EXPECT_EQ(rank.driver.stream_synchronize(rank.stream), 0); });
+          });
+        }
+}
+
+// Hosts see no memory of each other: ranks hear of tallies by letters.
+TEST_F(OnDevice, HostAndDeviceBuffersAtTheEndsOfAMessageBetweenHosts) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  for (const bool host_sends : {false, true})
+    for (const int number : {2, 10})
+      run_on_hosts(2, 2, [&](Rank& rank) {
+        // A host sends more than may lie on the way: it waits, and tells meanwhile.
+        mix_messages(
+            rank.comm, rank.on(), {host_sends, number, false, true, 1 << 20},
+            [&] { return rank.upload(Values(1 << 20, 1)); },
+            [&] { EXPECT_EQ(rank.driver.stream_synchronize(rank.stream), 0); });
+      });
+}
+
+// One of a random program's messages.
+struct Planned {
+  uint32_t from, to;
+  bool on_host;
+  size_t count;
+  int32_t value;
+};
+
+// Ranks that make the same messages, late or early, of both kinds, in groups that run in any order,
+// are never accused.
+TEST_F(OnDevice, ConsistentMessagesOfBothKindsAreNeverAccused) {
+  constexpr uint32_t n = 3;
+  if (runtime_->devices() < static_cast<int>(n)) GTEST_SKIP() << "needs three devices";
+  setenv("TUTTI_MULTI_RANK_GPU", "0", 1);
+  std::mt19937 random(11);
+  std::vector<std::vector<Planned>> groups;
+  for (int g = 0; g < 80; ++g) {
+    std::vector<Planned> group;
+    for (size_t size = random() % 3 == 0 ? 1 + random() % 6 : 1; size > 0; --size) {
+      const uint32_t from = random() % n, to = (from + 1 + random() % (n - 1)) % n;
+      group.push_back({from, to, random() % 2 == 0, 1 + random() % 3000,
+                       static_cast<int32_t>(random() % 1000)});
+    }
+    groups.push_back(group);
+  }
+  run(n, static_cast<int>(n), [&](Rank& rank) {
+    Communicator& comm = rank.comm;
+    std::mt19937 own(comm.rank());
+    for (std::vector<Planned> group : groups) {
+      // Where anybody waits, some of the others come late.
+      if (own() % 4 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(own() % 20));
+      const bool together = group.size() > 1;
+      std::erase_if(group,
+                    [&](const Planned& p) { return p.from != comm.rank() && p.to != comm.rank(); });
+      if (own() % 2 == 0)
+        std::stable_partition(group.begin(), group.end(),
+                              [](const Planned& p) { return p.on_host; });
+      std::vector<Values> hosts(group.size());
+      std::vector<int32_t*> devices(group.size());
+      for (size_t i = 0; i < group.size(); ++i) {
+        const Planned& p = group[i];
+        hosts[i] = Values(p.count, p.from == comm.rank() ? p.value : -1);
+        if (!p.on_host) devices[i] = rank.upload(hosts[i]);
+      }
+      if (together) {
+        ASSERT_TRUE(comm.group_start().ok());
+      }
+      for (size_t i = 0; i < group.size(); ++i) {
+        const Planned& p = group[i];
+        const bool sends = p.from == comm.rank();
+        const Status status =
+            p.on_host ? (sends ? comm.send(hosts[i].data(), p.count, DType::int32, p.to)
+                               : comm.recv(hosts[i].data(), p.count, DType::int32, p.from))
+                      : (sends ? rank.on().send(devices[i], p.count, DType::int32, p.to)
+                               : rank.on().recv(devices[i], p.count, DType::int32, p.from));
+        ASSERT_TRUE(status.ok()) << status.to_string();
+      }
+      if (together) {
+        const Status status = comm.group_end();
+        ASSERT_TRUE(status.ok()) << status.to_string();
+      }
+      // Calls of one kind come after those of the other.
+      for (size_t i = 0; i < group.size(); ++i) {
+        const Values got = group[i].on_host ? hosts[i] : rank.download(devices[i], group[i].count);
+        ASSERT_EQ(got, Values(group[i].count, group[i].value));
+      }
+      ASSERT_TRUE(comm.error().ok()) << comm.error().to_string();
+    }
+  });
+}
+
+// A graph's messages are counted by nobody: the pair is no longer compared, and not accused.
+TEST_F(OnDevice, CapturedMessagesAreNotCompared) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  setenv("TUTTI_MULTI_RANK_GPU", "0", 1);
+  run(2, 2, [&](Rank& rank) {
+    const bool sends = rank.comm.rank() == 0;
+    int32_t* x = rank.upload(Values(100, sends ? 5 : 0));
+    const auto message = [&] {
+      return sends ? rank.on().send(x, 100, DType::int32, 1)
+                   : rank.on().recv(x, 100, DType::int32, 0);
+    };
+    ASSERT_TRUE(message().ok());
+    ASSERT_EQ(rank.driver.stream_synchronize(rank.stream), 0);
+    constexpr int k_replays = 3;
+    if (sends) {  // three times by a graph, which the other end takes one by one
+      Graph graph = nullptr;
+      GraphExec exec = nullptr;
+      ASSERT_EQ(rank.driver.stream_begin_capture(rank.stream, k_capture_thread_local), 0);
+      ASSERT_TRUE(message().ok());
+      ASSERT_EQ(rank.driver.stream_end_capture(rank.stream, &graph), 0);
+      ASSERT_EQ(rank.driver.graph_instantiate(&exec, graph, 0), 0);
+      for (int i = 0; i < k_replays; ++i) ASSERT_EQ(rank.driver.graph_launch(exec, rank.stream), 0);
+      ASSERT_EQ(rank.driver.stream_synchronize(rank.stream), 0);
+      rank.driver.graph_exec_destroy(exec);
+      rank.driver.graph_destroy(graph);
+    } else {
+      for (int i = 0; i < k_replays; ++i) ASSERT_TRUE(message().ok());
+      EXPECT_EQ(rank.download(x, 100), Values(100, 5));
+    }
+    // So much that it waits for the other end, for long enough to look: which has more messages on
+    // devices by then, and fewer on the host.
+    Values y(1 << 20, sends ? 9 : 0);
+    if (!sends) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    const Status status = sends ? rank.comm.send(y.data(), y.size(), DType::int32, 1)
+                                : rank.comm.recv(y.data(), y.size(), DType::int32, 0);
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_EQ(y, Values(1 << 20, 9));
+    EXPECT_TRUE(rank.comm.error().ok()) << rank.comm.error().to_string();
   });
 }
 

@@ -837,6 +837,32 @@ void lose_a_pair(DeviceRank& me) {
       << text;
 }
 
+// Of two ranks the first has a host buffer at one end of a message, after `before` well ones of
+// both kinds, where the second has a device buffer. Both are told.
+void mix_messages(DeviceRank& me, int before, bool host_sends) {
+  const bool sends = (me.rank == 0) == host_sends;
+  int32_t* x = me.upload(std::vector<int32_t>(100, me.rank));
+  std::vector<int32_t> host(100);
+  const auto message = [&](bool on_host) {
+    int32_t* buffer = on_host ? host.data() : x;
+    return sends ? ncclSend(buffer, 100, ncclInt32, 1 - me.rank, me.comm, me.nccl())
+                 : ncclRecv(buffer, 100, ncclInt32, 1 - me.rank, me.comm, me.nccl());
+  };
+  for (int k = 0; k < before; ++k) {
+    ASSERT_EQ(message(k % 2 == 1), ncclSuccess) << ncclGetLastError(nullptr);
+    ASSERT_EQ(me.driver.stream_synchronize(me.stream), 0);
+  }
+  const ncclResult_t result = message(me.rank == 0);
+  EXPECT_TRUE(result == ncclSuccess || result == ncclInvalidUsage) << ncclGetLastError(nullptr);
+  EXPECT_EQ(await_error(me.comm), ncclInvalidUsage);
+  EXPECT_EQ(me.driver.stream_synchronize(me.stream), 0);
+  const std::string text = ncclGetLastError(me.comm);
+  EXPECT_NE(text.find(" message " + std::to_string(before + 1) + " to rank"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find(host_sends ? "from host memory" : "from device memory"), std::string::npos)
+      << text;
+}
+
 // One rank of the tests below.
 TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
   const auto number = [](const char* name) { return std::atoi(std::getenv(name)); };
@@ -862,6 +888,11 @@ TEST_F(NcclOnDevice, DISABLED_OneOfSeveralProcesses) {
     if (what == "without mirrors") serve_without_mirrors(me);
     if (what == "mixed at first") mix_buffers(me, false);
     if (what == "mixed later") mix_buffers(me, true);
+    if (what.starts_with("mixed message")) {
+      setenv("NCCL_MULTI_RANK_GPU_ENABLE", "0", 1);
+      mix_messages(me, what.find("later") != std::string::npos ? 9 : 1,
+                   what.find("sends") != std::string::npos);
+    }
     if (what == "death") lose_a_rank(me, false);
     if (what == "death of a sender") lose_a_rank(me, true);
     if (what == "death in a pair") {
@@ -935,6 +966,18 @@ TEST_F(NcclOnDevice, ProcessesWithMixedBuffersOverTcp) {
   setenv("NCCL_SHM_DISABLE", "1", 1);
   run_processes(3, "mixed at first");
   run_processes(3, "mixed later");
+  unsetenv("NCCL_SHM_DISABLE");
+}
+
+// Of a pair that has met alone; without shared memory by letters.
+TEST_F(NcclOnDevice, ProcessesWithMixedBuffersAtTheEndsOfAMessage) {
+  if (runtime_->devices() < 2) GTEST_SKIP() << "needs two devices";
+  for (const char* what : {"mixed message, host sends", "mixed message, host receives",
+                           "mixed message later, host sends", "mixed message later, host receives"})
+    run_processes(2, what);
+  setenv("NCCL_SHM_DISABLE", "1", 1);
+  run_processes(2, "mixed message, host receives");
+  run_processes(2, "mixed message later, host receives");
   unsetenv("NCCL_SHM_DISABLE");
 }
 

@@ -49,7 +49,7 @@ class Council {
   const std::optional<std::string>& revoked() const { return revoked_; }
 
   // --- notes: what ranks want each other to know, the latest of each
-  static constexpr size_t k_most_note = 256;  // bytes; longer ones are not kept
+  static constexpr size_t k_most_note = 2048;  // bytes; longer ones are not kept
   void note(const std::string& text);
   const std::map<Rank, std::string>& notes() const { return notes_; }
 
