@@ -1,6 +1,5 @@
 #include "tests/cuda/fake_compiled.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -48,8 +47,6 @@ std::shared_ptr<const ptx::Program> CompiledKernels::find(const std::string& ker
 
 std::function<void()> CompiledKernels::grid(const std::string& kernel, const void* arguments,
                                             ptx::Grid grid, const ptx::Memory& memory) {
-  if (const char* most = std::getenv("TUTTI_FAKE_THREADS"); most != nullptr)
-    grid.threads = std::min(grid.threads, static_cast<uint32_t>(std::max(1, std::atoi(most))));
   auto program = find(kernel);
   std::vector<std::byte> copy(ptx::Machine::parameter_bytes(*program));
   std::memcpy(copy.data(), arguments, copy.size());

@@ -1,7 +1,6 @@
 // The kernels of a fake driver as nvcc compiled them, on the machine of tests/ptx: for
 // TUTTI_FAKE_PTX=FOLDER, where a build leaves kernels_sum.compute_90.ptx and so on
-// (TUTTI_FAKE_ARCHITECTURE: another than 90). TUTTI_FAKE_THREADS bounds the threads of a block,
-// for time's sake. A fault ends the process with what and where it was.
+// (TUTTI_FAKE_ARCHITECTURE: another than 90). A fault ends the process with what and where it was.
 #pragma once
 
 #include <functional>
