@@ -2,7 +2,7 @@
 # as bytes and loaded through the driver. So nothing links with CUDA, and a build without nvcc has
 # everything but the kernels.
 #
-# 72 kernels in three files: for the three architectures by nvcc 13.0, two to three minutes of one core per file.
+# 108 kernels in three files: for the three architectures by nvcc 13.0, two to three minutes of one core per file.
 #
 #   TUTTI_CUDA                AUTO (where nvcc is found, not under sanitizers) | ON | OFF
 #   TUTTI_CUDA_ARCHITECTURES  "80;90;100"; one (90) compiles in a third of the time. PTX of the last

@@ -217,6 +217,8 @@ DeviceWorld devices_of(const Options& o, Config config) {
     ids.push_back(gpus[index % gpus.size()]);
     world.turns = std::max(world.turns, static_cast<uint32_t>(index / gpus.size()) + 1);
   }
+  if (hosts.hosts > 1 || world.turns > 1 || !config.gpu_shots)
+    world.window = world.window.without_shots();
   hosts.topology = gpus.empty() ? nullptr : device_topology(text, ids, hosts.host);
   if (hosts.hosts > 1) {
     world.hosts = std::make_shared<const Placement>(std::move(hosts));

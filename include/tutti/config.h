@@ -74,6 +74,9 @@ struct Config {
   // The most thread blocks that a collective may take on a GPU; 0: decide. TUTTI_GPU_BLOCKS or
   // NCCL_MAX_CTAS.
   uint32_t gpu_blocks = 0;
+  // Small all_reduces between GPUs of a host run in kernels of their own; false on any rank: plans
+  // run as others do, with the same results. TUTTI_GPU_SHOTS=0|1.
+  bool gpu_shots = true;
   // From this many bytes per rank on, collectives that only copy use the GPU's copy engines and no
   // multiprocessor. TUTTI_GPU_COPY_ENGINE_BYTES; NCCL_CTA_POLICY=2: from the first byte.
   size_t gpu_copy_engine_bytes = size_t{64} << 20;

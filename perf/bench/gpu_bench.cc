@@ -3,6 +3,7 @@
 //   k-way reduction            floor: bytes read and written over the measured copy bandwidth
 //   8 ranks, all-reduce 256 MB floor: each input byte read once, each output byte written once
 //   8 ranks, small blocks      floor: one launch in a graph
+//   the same with flags, in shots and by plans: all ranks on one device; likewise
 //   enqueue                    host time of one call
 //
 // Ends with 2 where there is no device.
@@ -17,6 +18,7 @@
 
 #include "src/algorithms/algorithms.h"
 #include "src/cuda/group_launch.h"
+#include "src/cuda/peer_world.h"
 #include "src/cuda/plan_world.h"
 
 namespace tutti::cuda {
@@ -53,6 +55,7 @@ class GpuBench {
     for (size_t bytes = 8; bytes <= 32768; bytes *= 8)
       TUTTI_RETURN_IF_ERROR(measure_small(8, bytes));
     TUTTI_RETURN_IF_ERROR(measure_plans(8));
+    TUTTI_RETURN_IF_ERROR(measure_shots(8));
     return measure_enqueue(8);
   }
 
@@ -214,6 +217,48 @@ class GpuBench {
       report(std::string("plan ") + c.algorithm + " of " + std::to_string(c.bytes) + " B", *seconds,
              2.0 * n * static_cast<double>(c.bytes) / copy_rate_);
     }
+    return {};
+  }
+
+  // Small all_reduces in shots and by plans, each pair on the same windows, in a graph: what a call
+  // costs a stream. The floor is one launch that waits for nobody.
+  Status measure_shots(uint32_t n) {
+    auto world = PlanWorld::make(*runtime_, *device_, PeerWorld::default_shape(n));
+    if (!world) return world.status();
+    std::vector<std::unique_ptr<Allocation>> one;
+    auto alone = ranks_of(1, 8, &one);
+    if (!alone) return alone.status();
+    auto floor = time(100, [&] { return launch_group(*runtime_, *alone, {0, size_t{1} << 60}); });
+    if (!floor) return floor.status();
+    for (const char* algorithm : {"direct_one_shot", "direct_two_shot"})
+      for (size_t bytes = 8; bytes <= 32768; bytes *= 8) {
+        std::vector<std::unique_ptr<Allocation>> memory;
+        auto call = ranks_of(n, bytes, &memory);
+        if (!call) return call.status();
+        std::vector<const void*> in;
+        std::vector<void*> out;
+        for (const GroupRank& r : call->ranks) in.push_back(r.send), out.push_back(r.recv);
+        PlanRequest request;
+        request.ranks = n;
+        PlanCall plan{*make_plan(algorithm, request),
+                      bytes / 4,
+                      DType::float32,
+                      ReduceOp::sum,
+                      Wire::packets,
+                      1};
+        while (plan.workers < 8 && cut_of(plan, PeerWorld::default_shape(n))->layout.rounds() > 1)
+          plan.workers *= 2;
+        auto bound = (*world)->bind(plan);
+        if (!bound) return bound.status();
+        auto shots = time(100, [&] { return (*world)->launch_shots(plan, in, out, stream_); });
+        if (!shots) return shots.status();
+        auto planned = time(100, [&] { return (*world)->launch(**bound, in, out, stream_); });
+        if (!planned) return planned.status();
+        const std::string what = std::string(algorithm) + " of " + std::to_string(bytes) +
+                                 " B among " + std::to_string(n);
+        report(what + ", shots", *shots, *floor);
+        report(what + ", plan", *planned, *floor);
+      }
     return {};
   }
 

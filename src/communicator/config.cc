@@ -40,6 +40,7 @@ constexpr std::array k_known_variables = {
     "TUTTI_NCCL_REAL",      "TUTTI_PROFILE",
     "TUTTI_FEEDBACK",       "TUTTI_MULTI_RANK_GPU",
     "TUTTI_GPU_BLOCKS",     "TUTTI_GPU_COPY_ENGINE_BYTES",
+    "TUTTI_GPU_SHOTS",
 };
 
 constexpr size_t k_most_switches = 4;
@@ -216,6 +217,7 @@ void read_gpu(Reader* reader, Config* config) {
   reader->flag("TUTTI_MULTI_RANK_GPU", &config->multi_rank_gpu);
   reader->number<uint32_t>("NCCL_MAX_CTAS", 1, 1024, &config->gpu_blocks);
   reader->number<uint32_t>("TUTTI_GPU_BLOCKS", 0, 1024, &config->gpu_blocks);
+  reader->flag("TUTTI_GPU_SHOTS", &config->gpu_shots);
   uint32_t policy = 0;  // 2: no multiprocessors where it can be avoided
   reader->number<uint32_t>("NCCL_CTA_POLICY", 0, 2, &policy);
   if (policy == 2) config->gpu_copy_engine_bytes = 0;

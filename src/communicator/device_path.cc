@@ -145,6 +145,7 @@ Status DevicePath::open(const std::shared_ptr<cuda::Runtime>& runtime) {
   staging_ = std::make_unique<cuda::Staging>(*runtime, **device);
   limits_ = {config->gpu_blocks, config->gpu_copy_engine_bytes};
   shares_device_ = config->multi_rank_gpu;
+  shots_ = config->gpu_shots;
   return {};
 }
 
@@ -297,7 +298,7 @@ Status DevicePath::meet(const Strangers& strangers) {
 Result<cuda::PeerWorld::Member> DevicePath::describe_member(cuda::Device& device) const {
   TUTTI_RETURN_IF_ERROR(host_.usable());
   return cuda::PeerWorld::describe(*runtime_, device, this_host(host_.impl()->config().host_id),
-                                   limits_.blocks);
+                                   limits_.blocks, shots_);
 }
 
 namespace {

@@ -167,6 +167,7 @@ class DevicePath {
   std::unique_ptr<cuda::Staging> staging_;
   cuda::LaunchLimits limits_;
   bool shares_device_ = false;  // TUTTI_MULTI_RANK_GPU
+  bool shots_ = true;           // TUTTI_GPU_SHOTS
   std::mutex starts_mutex_;
   std::deque<const Start*> starts_;    // calls behind their callers, in order
   std::atomic<uint32_t> starting_{0};  // so many

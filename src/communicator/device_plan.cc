@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "src/cuda/ranges.h"
+#include "src/cuda/shot_launches.h"
 
 namespace tutti {
 namespace {
@@ -236,6 +237,17 @@ Result<DevicePlanner::Chosen> DevicePlanner::choose(const Call& call) {
   return chosen_[key] = Chosen{*plan, decision->wire, form->copy_first};
 }
 
+// Whether the choice runs in a kernel of its own.
+bool DevicePlanner::in_shots(const Decision& decision, const Call& call) {
+  const Result<Form> form = this->form(decision.choice, call, world_.ranks);
+  if (!form) return false;
+  const Result<PlanPtr> plan = this->plan(decision.choice, call, form->in_place);
+  if (!plan) return false;
+  const Result<cuda::DeviceCut> cut =
+      cuda::fit_cut(*plan, call.count, call.dtype, world_.window, world_.blocks, decision.wire);
+  return cut && cuda::shot_cut(*plan, *cut, world_.window, world_.blocks);
+}
+
 Result<std::string> DevicePlanner::explain(const Call& call) {
   Result<Decision> decision = decide(call);
   if (!decision) return decision.status();
@@ -266,9 +278,9 @@ Result<std::string> DevicePlanner::explain(const Call& call) {
     }
   }
   return text + fmt::format(
-                    "\n{}{}: {}\n", label(decision->choice),
+                    "\n{}{}{}: {}\n", label(decision->choice),
                     decision->wire ? fmt::format(" by {}", name(protocol_of(*decision->wire))) : "",
-                    decision->why);
+                    in_shots(*decision, call) ? ", in a kernel of its own" : "", decision->why);
 }
 
 }  // namespace tutti

@@ -88,6 +88,7 @@ class DevicePlanner {
   Result<PlanPtr> plan(const Choice& choice, const Call& call, bool in_place);
   // Whether windows and launches serve the choice on every rank.
   Status serves(const Choice& choice, const Call& call, std::optional<cuda::Wire> wire);
+  bool in_shots(const Decision& decision, const Call& call);
   double launches_seconds(const PlanPtr& plan, const cuda::DeviceCut& cut, const Call& call) const;
 
   DeviceWorld world_;

@@ -390,7 +390,20 @@ Result<ProgramImage> build_program(const BuildRequest& request, uint64_t base) {
     lane.in_count = static_cast<uint32_t>(draft->in.size());
     lanes.push_back(lane);
   }
+  std::vector<uint64_t*> notices;
+  const bool notices_there = request.window.shots() && request.mirrors.empty();
+  for (Rank r = 0; notices_there && r < request.plan->shape().ranks; ++r)
+    notices.push_back(r == request.rank
+                          ? nullptr
+                          : reinterpret_cast<uint64_t*>(request.windows[r] +
+                                                        request.window.notice(request.rank)));
   DeviceProgram program;
+  if (notices_there) {
+    program.calls = reinterpret_cast<CallCounters*>(request.windows[request.rank] +
+                                                    request.window.call_counters());
+    program.notices = packer.put(notices);
+    program.ranks = static_cast<uint32_t>(notices.size());
+  }
   program.lanes = request.plan->shape().lanes;
   program.depth = std::min(request.window.depth, k_max_depth);
   program.lane = packer.put(lanes);

@@ -20,6 +20,14 @@ struct HostFlags {
   static void store(uint64_t* p, uint64_t v) {
     std::atomic_ref<uint64_t>(*p).store(v, std::memory_order_relaxed);
   }
+  static void load_pair(const uint64_t* p, uint64_t& first, uint64_t& second) {
+    first = load(p);
+    second = load(p + 1);
+  }
+  static void store_pair(uint64_t* p, uint64_t first, uint64_t second) {
+    store(p, first);
+    store(p + 1, second);
+  }
 };
 
 }  // namespace tutti::cuda

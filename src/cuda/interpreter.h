@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/reduce.h"
 #include "src/cuda/program.h"
+#include "src/cuda/units.h"
 
 namespace tutti::cuda {
 
@@ -56,6 +57,7 @@ class Worker {
       patience_ = k_range_patience;
       alive = may_begin(range);
     }
+    if (range.whole && lane == 0 && worker_ == 0) announce();
     if (lane_.action_count == 0) return;
     enter();
     round_ = at.round;
@@ -93,6 +95,17 @@ class Worker {
     });
     each(lane_.in_count, [&](uint32_t i) { state_.in[i] = lane_.in[i].counters[worker_]; });
     block_.sync();
+  }
+
+  // Says at every peer that this collective is run by a plan (shots.h); by a thread that has little
+  // else to do. The end of the kernel before was a fence: who sees this sees all that earlier calls
+  // have sent.
+  TUTTI_HD void announce() const {
+    if (program_.calls == nullptr || block_.thread() + 1 != block_.threads()) return;
+    const uint64_t number = program_.calls->made + 1;
+    for (uint32_t peer = 0; peer < program_.ranks; ++peer)
+      if (program_.notices[peer] != nullptr) Memory::store(program_.notices[peer], number);
+    *program_.calls = {number, number};
   }
 
   // Ranges come one after the other on a stream: after one that failed, the others do nothing.
@@ -206,8 +219,8 @@ class Worker {
       const std::byte* from = base(a.src_buffer) + s.offset;
       const uint64_t units = units_of(s.bytes);
       for (uint64_t u = block_.thread(); u < units; u += block_.threads()) {
-        Words<k_unit> data = load_unit(from, s.bytes, u);
-        if (scaled(a.src_buffer)) data = times(data, state_.own_factor);
+        Words<k_unit> data = load_unit<Element>(from, s.bytes, u);
+        if (scaled(a.src_buffer)) data = times<kType>(data, state_.own_factor);
         for (uint32_t i = 0; i < a.operands; ++i) {
           auto* packet = reinterpret_cast<uint64_t*>(state_.pointers[i]) + 2 * (at + u);
           const uint64_t flag = uint64_t{state_.numbers[i]} << 32;
@@ -243,7 +256,7 @@ class Worker {
         for (uint64_t u = block_.thread(); u < units_of(s.bytes) && alive; u += block_.threads()) {
           Words<k_unit> data;
           alive = take_unit(a, 0, at + u, data);
-          if (alive) store_unit(to, s.bytes, u, data);
+          if (alive) store_unit<Element>(to, s.bytes, u, data);
         }
         at += units_of(s.bytes);
       } else {
@@ -306,14 +319,6 @@ class Worker {
     if (in_message || o.buffer != Buffer::input) return unit_factor<kType>();
     return o.link == k_local ? state_.own_factor : peer_inbox(o).factor;
   }
-  TUTTI_HD static Words<k_unit> times(const Words<k_unit>& data, uint64_t factor) {
-    const Premultiplier<kType> multiply(factor);
-    Words<k_unit> result{};
-    TUTTI_HD_UNROLL(8)
-    for (uint32_t e = 0; e < k_unit / sizeof(Element); ++e)
-      result.put(e, multiply(data.template get<Element>(e)));
-    return result;
-  }
   TUTTI_HD void copy_one(const std::byte* from, std::byte* to, uint64_t bytes, Buffer buffer,
                          uint64_t factor) {
     if (!scaled(buffer)) return copy(team(), {&from, 1, &to, 1, bytes});
@@ -339,7 +344,7 @@ class Worker {
       Words<k_unit> result{};
       TUTTI_HD_UNROLL(8)
       for (uint32_t e = 0; e < k_each; ++e) result.put(e, arithmetic.finish(acc[e]));
-      store_unit(to, s.bytes, u, result);
+      store_unit<Element>(to, s.bytes, u, result);
     }
     return true;
   }
@@ -348,8 +353,8 @@ class Worker {
   TUTTI_HD bool operand_unit(const DeviceAction& a, uint32_t i, const Slice& s, uint64_t at,
                              uint64_t u, Words<k_unit>& data) const {
     if (state_.sources[i] == nullptr) return take_unit(a, i, at + u, data);
-    data = load_unit(state_.sources[i], s.bytes, u);
-    if (op_.scaled) data = times(data, state_.factors[i]);
+    data = load_unit<Element>(state_.sources[i], s.bytes, u);
+    if (op_.scaled) data = times<kType>(data, state_.factors[i]);
     return true;
   }
 
@@ -500,26 +505,6 @@ class Worker {
   }
 
   // --- places
-
-  // Unit u of a slice; past its end come zeros, which nobody stores.
-  TUTTI_HD static Words<k_unit> load_unit(const std::byte* p, uint64_t bytes, uint64_t u) {
-    p += u * k_unit;
-    const uint64_t left = bytes - u * k_unit;
-    if (left >= k_unit && reinterpret_cast<uintptr_t>(p) % k_unit == 0)
-      return load_words<k_unit>(p);
-    Words<k_unit> data{};
-    for (uint32_t e = 0; e < k_unit / sizeof(Element) && e * sizeof(Element) < left; ++e)
-      data.put(e, load_element<Element>(p + e * sizeof(Element)));
-    return data;
-  }
-  TUTTI_HD static void store_unit(std::byte* p, uint64_t bytes, uint64_t u,
-                                  const Words<k_unit>& data) {
-    p += u * k_unit;
-    const uint64_t left = bytes - u * k_unit;
-    if (left >= k_unit && reinterpret_cast<uintptr_t>(p) % k_unit == 0) return store_words(p, data);
-    for (uint32_t e = 0; e < k_unit / sizeof(Element) && e * sizeof(Element) < left; ++e)
-      store_element(p + e * sizeof(Element), data.template get<Element>(e));
-  }
 
   TUTTI_HD std::byte* base(Buffer buffer) const {
     return buffer == Buffer::scratch ? program_.scratch

@@ -1,9 +1,10 @@
-// The kernels: the interpreter and the direct passes on a device, for one family of operators and all
+// The kernels: the interpreter, the shots and the direct passes on a device, for one family of operators and all
 // types. Each family is a file of its own, so that they compile at the same time.
 #pragma once
 
 #include "src/cuda/interpreter.h"
 #include "src/cuda/launch.h"
+#include "src/cuda/shots.h"
 
 namespace tutti::cuda {
 
@@ -24,6 +25,16 @@ struct DeviceMemory {
   }
   __device__ static void store(uint64_t* p, uint64_t v) {
     asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+  }
+  __device__ static void load_pair(const uint64_t* p, uint64_t& first, uint64_t& second) {
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(first), "=l"(second)
+                 : "l"(p)
+                 : "memory");
+  }
+  __device__ static void store_pair(uint64_t* p, uint64_t first, uint64_t second) {
+    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(p), "l"(first), "l"(second)
+                 : "memory");
   }
   static constexpr uint32_t k_long_wait = 4096;
   __device__ static void pause() {}
@@ -48,6 +59,15 @@ __device__ void plan_kernel(const PlanLaunch& launch) {
       .run(launch.range);
 }
 
+// Rank after rank, block after block.
+template <DType kType, Family kFamily>
+__device__ void shots_kernel(const ShotLaunch& launch) {
+  const ShotCall& call = launch.calls[blockIdx.x / launch.blocks];
+  ShotBlock<kType, kFamily, DeviceMemory, DeviceBlock>(launch, call, blockIdx.x % launch.blocks,
+                                                       DeviceBlock())
+      .run();
+}
+
 // grid.y: ranks here times jobs per rank.
 template <DType kType, Family kFamily>
 __device__ void direct_kernel(const DirectCall& call) {
@@ -66,6 +86,10 @@ __device__ void direct_kernel(const DirectCall& call) {
   extern "C" __global__ void __launch_bounds__(tutti::cuda::k_block_threads)                     \
       tutti_plan_##family##_##dtype(const __grid_constant__ tutti::cuda::PlanLaunch launch) {               \
     tutti::cuda::plan_kernel<tutti::DType::dtype, tutti::cuda::Family::family>(launch);          \
+  }                                                                                              \
+  extern "C" __global__ void __launch_bounds__(tutti::cuda::k_block_threads)                     \
+      tutti_shots_##family##_##dtype(const __grid_constant__ tutti::cuda::ShotLaunch launch) {   \
+    tutti::cuda::shots_kernel<tutti::DType::dtype, tutti::cuda::Family::family>(launch);         \
   }                                                                                              \
   extern "C" __global__ void __launch_bounds__(tutti::cuda::k_block_threads)                     \
       tutti_direct_##family##_##dtype(const __grid_constant__ tutti::cuda::DirectCall call) {               \

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include "src/cuda/shot_launches.h"
 #include "src/cuda/transfer_launches.h"
 
 namespace tutti::cuda {
@@ -16,6 +17,10 @@ namespace {
 constexpr uint64_t k_alignment = 256;
 constexpr uint64_t k_arena_bytes = uint64_t{4} << 20;
 constexpr uint64_t k_slots_bytes = uint64_t{32} << 20;  // of a window, about
+constexpr uint64_t k_shots_bytes = uint64_t{4} << 20;   // likewise
+// What a block of shots gets from a peer: a unit for each of its threads.
+constexpr uint32_t k_shot_block_bytes = k_block_threads * k_unit;
+constexpr uint32_t k_shot_blocks = 16;
 // Of a launch of transfers, at most; as many as plans take.
 constexpr uint32_t k_transfer_blocks = 64;
 // For acks that are under way when a communicator ends.
@@ -47,8 +52,9 @@ bool PeerWorld::share_device(const Member& a, const Member& b) {
 }
 
 PeerWorld::Member PeerWorld::describe(const Runtime& runtime, const Device& device, uint64_t host,
-                                      uint32_t blocks) {
+                                      uint32_t blocks, bool shots) {
   Member m;
+  m.shots = shots;
   m.host = host;
   m.process = runtime.identity();
   m.uuid = device.uuid();
@@ -96,6 +102,10 @@ WindowShape PeerWorld::default_shape(uint32_t ranks) {
   const uint64_t places = uint64_t{ranks} * shape.lanes * shape.workers * shape.depth;
   shape.slot_bytes = static_cast<uint32_t>(
       std::clamp<uint64_t>(k_slots_bytes / places / 4096 * 4096, 4096, 65536));
+  // Two halves of packets that are half flags.
+  shape.shot_bytes = k_shot_block_bytes;
+  shape.shot_blocks = static_cast<uint32_t>(std::clamp<uint64_t>(
+      k_shots_bytes / (uint64_t{ranks} * 4 * k_shot_block_bytes), 1, k_shot_blocks));
   return shape;
 }
 
@@ -107,6 +117,11 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
   for (const Member& m : members) blocks = std::min(blocks, m.blocks);
   std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, blocks));
   world->shape_.ranks = static_cast<uint32_t>(members.size());
+  // Where every rank has a window of its own, and all want shots.
+  const bool shots =
+      !several_hosts(members) && pages.empty() &&
+      std::all_of(members.begin(), members.end(), [](const Member& m) { return m.shots; });
+  if (!shots) world->shape_ = world->shape_.without_shots();
   world->pages_ = std::move(pages);
   // Whatever fails here, the others are told: they must not wait for this rank, nor go another way
   // than it.
@@ -123,7 +138,7 @@ Result<std::unique_ptr<PeerWorld>> PeerWorld::make(Runtime& runtime, Device& dev
 
 Result<std::unique_ptr<PeerWorld>> PeerWorld::open(Runtime& runtime, Device& device, Rank rank,
                                                    uint32_t ranks, const Member& mine) {
-  WindowShape shape = default_shape(ranks);
+  WindowShape shape = default_shape(ranks).without_shots();
   shape.lanes = 0;
   shape.packet_bytes = 0;
   std::unique_ptr<PeerWorld> world(new PeerWorld(runtime, device, rank, shape, mine.blocks));
@@ -274,13 +289,21 @@ bool PeerWorld::quiet() const {
   const auto relayed = [&](uint64_t peer) {
     return mirrors_ != nullptr && mirrors_->all()[peer].here != nullptr;
   };
+  // What shots send has been waited for; the word that a call goes by plan has not.
+  std::vector<uint64_t> notices(shape_.shots() ? shape_.ranks : 0);
+  std::vector<CallCounters> calls(shape_.shots() ? 1 : 0);
   const auto until = std::chrono::steady_clock::now() + k_patience;
   while (std::atomic_ref<uint64_t>(control()->abort).load() == 0) {
     const Allocation& memory = *window_->memory;
-    if (!memory.read(shape_.ack(0, 0), std::as_writable_bytes(std::span(acks))).ok() ||
-        !memory.read(shape_.counters_out(0, 0), std::as_writable_bytes(std::span(sent))).ok())
+    const auto read = [&](uint64_t offset, auto& to) {
+      return to.empty() || memory.read(offset, std::as_writable_bytes(std::span(to))).ok();
+    };
+    if (!read(shape_.ack(0, 0), acks) || !read(shape_.counters_out(0, 0), sent) ||
+        !read(shape_.notice(0), notices) || !read(shape_.call_counters(), calls))
       return false;
     bool all = true;
+    for (Rank r = 0; r < notices.size(); ++r)
+      all = all && (r == rank_ || notices[r] == calls[0].by_plan);
     for (uint64_t link = 0; link < links; ++link)
       all =
           all && (relayed(link / (links / shape_.ranks)) || acks[link].tail == sent[link].messages);
@@ -432,6 +455,8 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
   TUTTI_RETURN_IF_ERROR(prepare(call.plan));
   Result<DeviceCut> cut = this->cut(call.plan, call.count, call.dtype, call.wire);
   if (!cut) return cut.status();
+  Result<bool> launched = launch_shots(call, *cut, stream);
+  if (!launched || *launched) return launched.status();
   Result<Function> function = device_.function(Kernel::plan, call.dtype, family_of(call.op));
   if (!function) return function.status();
   PlanLaunch launch{};
@@ -467,6 +492,30 @@ Status PeerWorld::launch(const Call& call, Stream stream) {
                                : run_ranges(*function, launch, program, stream));
 }
 
+// False: the call is one for the interpreter.
+Result<bool> PeerWorld::launch_shots(const Call& call, const DeviceCut& cut, Stream stream) {
+  if (call.by_plan || call.copy_first > 0) return false;
+  const std::optional<ShotCut> shots = shot_cut(call.plan, cut, shape_, blocks_);
+  if (!shots) return false;
+  Result<Function> function = device_.function(Kernel::shots, call.dtype, family_of(call.op));
+  if (!function) return function.status();
+  const Operator op = operator_of({call.plan, call.count, call.dtype, call.op, cut.wire, 1});
+  ShotLaunch launch = shot_launch(*shots, op, shape_, windows_);
+  launch.calls[0] = {static_cast<const std::byte*>(call.input),
+                     static_cast<std::byte*>(call.output),
+                     call.signature,
+                     call.factor,
+                     control(),
+                     rank_};
+  Scope scope(runtime_.driver(), device_.context());
+  TUTTI_RETURN_IF_ERROR(scope.status());
+  Result<bool> capturing = begin(stream);
+  if (!capturing) return capturing.status();
+  TUTTI_RETURN_IF_ERROR(
+      end(stream, *capturing, run_grid(*function, shots->blocks, launch, stream, shots->threads)));
+  return true;
+}
+
 Status PeerWorld::launch(std::span<const Transfer> transfers, Stream stream) {
   TUTTI_RETURN_IF_ERROR(usable());
   Result<std::vector<CopyToSelf>> copies = copies_to_self(rank_, transfers);
@@ -497,12 +546,12 @@ Status PeerWorld::run_transfers(std::span<const Transfer> transfers, Stream stre
 }
 
 template <class Launch>
-Status PeerWorld::run_grid(Function function, uint32_t blocks, Launch& launch, Stream stream) {
+Status PeerWorld::run_grid(Function function, uint32_t blocks, Launch& launch, Stream stream,
+                           uint32_t threads) {
   void* parameters[] = {&launch};
-  return runtime_.driver().check(
-      runtime_.driver().launch_cooperative(function, blocks, 1, 1, k_block_threads, 1, 1, 0, stream,
-                                           parameters),
-      "cuLaunchCooperativeKernel");
+  return runtime_.driver().check(runtime_.driver().launch_cooperative(
+                                     function, blocks, 1, 1, threads, 1, 1, 0, stream, parameters),
+                                 "cuLaunchCooperativeKernel");
 }
 
 Status PeerWorld::run_ranges(Function function, PlanLaunch& launch, Program& program,

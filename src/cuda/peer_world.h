@@ -11,6 +11,9 @@
 // The windows of ranks on other hosts have mirrors here (mirrors.h). Who makes such a world runs a
 // proxy over them (proxy.h) for as long as the world lives.
 //
+// Small all_reduces have a kernel of their own where every rank has a window and all want it
+// (shots.h); it has the bits of the plan that it stands for.
+//
 // Sends and receives have a kernel of their own (transfers.h), and a lane of the windows; only the
 // two ranks of a message launch. In ranges there are none: they would need everybody. Where nobody
 // has called a collective yet, ranks may find each other one by one: such a world has no plans.
@@ -52,11 +55,12 @@ class PeerWorld {
     DeviceUuid uuid{};
     int32_t ordinal = 0;
     uint32_t blocks =
-        0;  // the most that a launch may take; 0: the device runs no cooperative grids
+        0;              // the most that a launch may take; 0: the device runs no cooperative grids
+    bool shots = true;  // whether this rank takes part in shots
   };
   // What this rank says; `blocks` 0: as many as the device has multiprocessors.
   static Member describe(const Runtime& runtime, const Device& device, uint64_t host,
-                         uint32_t blocks);
+                         uint32_t blocks, bool shots = true);
   // Why these ranks cannot be a world of peers: the same on every rank. Empty: they may try.
   static std::string obstacle(const std::vector<Member>& members);
   // The first two ranks on one device; none: {0, 0}.
@@ -110,6 +114,8 @@ class PeerWorld {
     std::optional<Wire> wire = {};  // packets or slots; none: by size
     // Bytes of the input that become the output's before the plan runs, in place.
     uint64_t copy_first = 0;
+    // By the plan's interpreter, also where shots would do; alike on every rank.
+    bool by_plan = false;
   };
   // Puts the plan's program on the device. A thread that drives several ranks prepares them all
   // before it launches any: memory may not be had while a grid waits for its peers.
@@ -177,10 +183,12 @@ class PeerWorld {
   Result<bool> begin(Stream stream);
   Status end(Stream stream, bool capturing, const Status& status);
   Status give_up_halfway(const Status& status);
+  Result<bool> launch_shots(const Call& call, const DeviceCut& cut, Stream stream);
   Status copy(DevicePtr to, DevicePtr from, uint64_t bytes, Stream stream);
   Status run_transfers(std::span<const Transfer> transfers, Stream stream);
   template <class Launch>
-  Status run_grid(Function function, uint32_t blocks, Launch& launch, Stream stream);
+  Status run_grid(Function function, uint32_t blocks, Launch& launch, Stream stream,
+                  uint32_t threads = k_block_threads);
   Status run_ranges(Function function, PlanLaunch& launch, Program& program, Stream stream);
   bool quiet() const;
   Control* control() const { return reinterpret_cast<Control*>(control_->data()); }

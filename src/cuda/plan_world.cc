@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstring>
 
+#include "src/cuda/shot_launches.h"
+
 namespace tutti::cuda {
 
 Result<std::unique_ptr<PlanWorld>> PlanWorld::make(Runtime& runtime, Device& device,
@@ -51,6 +53,12 @@ Result<std::shared_ptr<PlanWorld::Bound>> PlanWorld::bind(const PlanCall& call) 
   return bound;
 }
 
+std::vector<std::byte*> PlanWorld::windows() const {
+  std::vector<std::byte*> windows;
+  for (Rank r = 0; r < shape_.ranks; ++r) windows.push_back(windows_->data() + r * shape_.bytes());
+  return windows;
+}
+
 Status PlanWorld::place_programs(const PlanPtr& plan, Bound& bound) {
   const uint32_t ranks = shape_.ranks;
   const uint64_t scratch =
@@ -62,7 +70,7 @@ Status PlanWorld::place_programs(const PlanPtr& plan, Bound& bound) {
   BuildRequest request;
   request.plan = plan;
   request.window = shape_;
-  for (Rank r = 0; r < ranks; ++r) request.windows.push_back(windows_->data() + r * shape_.bytes());
+  request.windows = windows();
   const auto request_of = [&](Rank r) -> const BuildRequest& {
     request.rank = r;
     request.scratch = bound.scratch_->data() + r * scratch;
@@ -114,6 +122,41 @@ Status PlanWorld::launch(const Bound& bound, const std::vector<const void*>& inp
   return driver.check(driver.launch_cooperative(bound.function_, blocks, 1, 1, k_block_threads, 1,
                                                 1, 0, stream, parameters),
                       "cuLaunchCooperativeKernel");
+}
+
+Status PlanWorld::launch_shots(const PlanCall& call, const std::vector<const void*>& inputs,
+                               const std::vector<void*>& outputs, Stream stream, uint32_t ranks) {
+  const uint32_t all = shape_.ranks;
+  if (inputs.size() != all || outputs.size() != all)
+    return Status(Code::invalid_argument, "a buffer for every rank is needed");
+  Result<Function> function = device_.function(Kernel::shots, call.dtype, family_of(call.op));
+  if (!function) return function.status();
+  Result<uint32_t> fit = device_.resident_blocks(*function);
+  if (!fit) return fit.status();
+  Result<DeviceCut> cut = fit_cut(call.plan, call.count, call.dtype, shape_, *fit / all, {});
+  if (!cut) return cut.status();
+  const std::optional<ShotCut> shots = shot_cut(call.plan, *cut, shape_, *fit / all);
+  if (!shots || all > k_shot_ranks)
+    return Status(
+        Code::unsupported,
+        fmt::format("{} of {} {} among {} ranks on device {}: not in shots", call.plan->algorithm(),
+                    call.count, name(call.dtype), all, device_.ordinal()));
+  ShotLaunch launch = shot_launch(*shots, operator_of(call), shape_, windows());
+  for (Rank r = 0; r < all; ++r)
+    launch.calls[r] = {static_cast<const std::byte*>(inputs[r]),
+                       static_cast<std::byte*>(outputs[r]),
+                       1,
+                       {},
+                       control(r),
+                       r};
+  const Driver& driver = runtime_.driver();
+  Scope scope(driver, device_.context());
+  TUTTI_RETURN_IF_ERROR(scope.status());
+  void* parameters[] = {&launch};
+  return driver.check(
+      driver.launch_cooperative(*function, (ranks == 0 ? all : ranks) * shots->blocks, 1, 1,
+                                shots->threads, 1, 1, 0, stream, parameters),
+      "cuLaunchCooperativeKernel");
 }
 
 void PlanWorld::abort() {

@@ -30,6 +30,12 @@ class PlanWorld {
   Status launch(const Bound& bound, const std::vector<const void*>& inputs,
                 const std::vector<void*>& outputs, Stream stream, uint32_t ranks = 0);
 
+  // A small all_reduce by one of the plans that shots.h stands for, in shots, likewise as one grid;
+  // `call.wire` and `workers` are of no account. Errors: unsupported (a call that shots do not
+  // serve, more ranks or blocks than a grid takes), device_error.
+  Status launch_shots(const PlanCall& call, const std::vector<const void*>& inputs,
+                      const std::vector<void*>& outputs, Stream stream, uint32_t ranks = 0);
+
   // Makes every running and later grid leave as soon as it looks. From any thread.
   void abort();
   // The first rank that met a peer with another call: 1 + peer; 0: none.
@@ -39,6 +45,7 @@ class PlanWorld {
   PlanWorld(Runtime& runtime, Device& device, const WindowShape& shape)
       : runtime_(runtime), device_(device), shape_(shape) {}
   Status place_programs(const PlanPtr& plan, Bound& bound);
+  std::vector<std::byte*> windows() const;
   Control* control(Rank rank) const { return reinterpret_cast<Control*>(controls_->data()) + rank; }
 
   Runtime& runtime_;

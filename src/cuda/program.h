@@ -66,6 +66,12 @@ struct Counters {
   uint64_t tokens;
 };
 
+// What a rank has called so far; nobody else looks at it.
+struct CallCounters {
+  uint64_t made;     // collectives
+  uint64_t by_plan;  // the last of them that a plan ran
+};
+
 // One direction of a connection as a lane's worker 0 sees it; worker w has the next ones.
 struct Link {
   Inbox* inbox = nullptr;        // in the receiver's window
@@ -147,6 +153,11 @@ struct DeviceProgram {
   const DeviceLane* lane = nullptr;
   std::byte* scratch = nullptr;
   Control* control = nullptr;
+  // Where windows serve calls of one and two shots (shots.h), else null: what this rank has called,
+  // and by rank where its peers look for the number of the last call that a plan ran.
+  CallCounters* calls = nullptr;
+  uint64_t* const* notices = nullptr;
+  uint32_t ranks = 0;
 };
 
 // How a call is cut; the same on every rank.
@@ -196,10 +207,6 @@ TUTTI_HD constexpr uint64_t share_of(uint64_t bytes, uint32_t parts) {
   constexpr uint64_t k_line = 64;
   return ((bytes + parts - 1) / parts + k_line - 1) / k_line * k_line;
 }
-
-// A message of packets holds whole units: 8 bytes of data in two packets.
-inline constexpr uint32_t k_unit = 8;
-TUTTI_HD constexpr uint64_t units_of(uint64_t bytes) { return (bytes + k_unit - 1) / k_unit; }
 
 // What the sender tells the proxy of a message, in one word: its number (high half), how it lies in
 // its slot, and its bytes, flags left out.

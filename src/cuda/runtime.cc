@@ -90,11 +90,13 @@ Result<Function> Device::function(Kernel kernel, DType dtype, Family family) {
       functions_[static_cast<int>(kernel)][static_cast<int>(dtype)][static_cast<int>(family)];
   if (known != nullptr) return known;
   TUTTI_RETURN_IF_ERROR(load(family));
-  const std::string symbol =
-      kernel == Kernel::transfers
-          ? "tutti_transfers"
-          : fmt::format("tutti_{}_{}_{}", kernel == Kernel::plan ? "plan" : "direct",
-                        cuda::name(family), tutti::name(dtype));
+  const std::string symbol = kernel == Kernel::transfers
+                                 ? "tutti_transfers"
+                                 : fmt::format("tutti_{}_{}_{}",
+                                               kernel == Kernel::plan    ? "plan"
+                                               : kernel == Kernel::shots ? "shots"
+                                                                         : "direct",
+                                               cuda::name(family), tutti::name(dtype));
   Scope scope(*driver_, context_);
   TUTTI_RETURN_IF_ERROR(scope.status());
   Function found = nullptr;

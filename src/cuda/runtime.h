@@ -18,7 +18,8 @@ namespace tutti::cuda {
 class Runtime;
 class WindowStore;
 
-enum class Kernel : uint8_t { plan, direct, transfers };
+enum class Kernel : uint8_t { plan, shots, direct, transfers };
+inline constexpr int k_kernels = 4;
 
 // Makes a device's primary context current for a scope.
 class Scope {
@@ -73,7 +74,7 @@ class Device {
   bool cooperative_ = false;
   std::mutex mutex_;
   Module modules_[k_families] = {};
-  Function functions_[3][k_dtypes][k_families] = {};
+  Function functions_[k_kernels][k_dtypes][k_families] = {};
   std::vector<Event> events_;
   std::vector<int> reached_;
 };

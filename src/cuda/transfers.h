@@ -229,6 +229,11 @@ class TransferBlock {
         // What a peer did before it left is done.
         look(t);
         if (t.ready > 0 || t.differs != 0) return;
+        // It may have left because this rank's host said so.
+        if (Memory::load(&program_.control->abort) != 0) {
+          goes_on = false;
+          return;
+        }
         if (gone == k_left_differing) {
           note_difference(t);
         } else {

@@ -131,6 +131,12 @@ TEST(DevicePlans, BySizeWhereNothingIsKnown) {
         Collective::reduce, Collective::gather, Collective::scatter, Collective::all_to_all})
     EXPECT_EQ(algorithm(p, {c, 1000, DType::float32, ReduceOp::sum, 1, false}), "direct");
   EXPECT_NE(p.explain(all_reduce(64))->find("nothing is known"), std::string::npos);
+  EXPECT_NE(p.explain(all_reduce(64))->find("direct_one_shot, in a kernel of its own:"),
+            std::string::npos);
+  EXPECT_NE(p.explain(all_reduce(1 << 20))->find("direct_two_shot:"), std::string::npos);
+  DeviceWorld plain = world(4);
+  plain.window = plain.window.without_shots();
+  EXPECT_NE(planner(plain).explain(all_reduce(64))->find("direct_one_shot:"), std::string::npos);
   EXPECT_EQ(device_topology("", {"0000:07:00.0"}), nullptr);
   EXPECT_EQ(device_topology("<system version=\"1\"/>", {"0000:07:00.0", ""}), nullptr);
 }

@@ -477,8 +477,10 @@ struct FakeApi {
   static int module_function(Function* function, Module, const char* name) {
     ENTER("cuModuleGetFunction");
     const std::string text = name;
-    FakeFunction f{text.rfind("tutti_plan_", 0) == 0 ? Kernel::plan : Kernel::direct, DType::int8,
-                   Family::sum, text};
+    FakeFunction f{text.rfind("tutti_plan_", 0) == 0    ? Kernel::plan
+                   : text.rfind("tutti_shots_", 0) == 0 ? Kernel::shots
+                                                        : Kernel::direct,
+                   DType::int8, Family::sum, text};
     if (text == "tutti_transfers") f.kernel = Kernel::transfers;
     const size_t family = text.find('_', 6) + 1, dtype = text.find('_', family) + 1;
     for (Family one : {Family::sum, Family::prod, Family::extremum})
@@ -621,10 +623,13 @@ void FakeCuda::enqueue(Stream stream, Work work) {
 void FakeCuda::start_grid(Stream stream, const FakeFunction& f, const void* arguments,
                           ptx::Grid grid) {
   Work blocks;
+  if (f.kernel == Kernel::shots) count(shots);
   if (compiled_ != nullptr) {
     blocks = compiled_->grid(f.name, arguments, grid, *this);
   } else if (f.kernel == Kernel::transfers) {
     blocks = transfer_grid(arguments, grid.x);
+  } else if (f.kernel == Kernel::shots) {
+    blocks = shot_grid(f.dtype, f.family, arguments, grid.x);
   } else if (f.kernel == Kernel::direct) {
     blocks = [f, grid, call = *static_cast<const DirectCall*>(arguments)] {
       run_direct(f, call, grid.x, grid.y);

@@ -34,6 +34,10 @@ struct FakeFunction;  // a kernel
 // A grid of the kernel of transfers, with these arguments (fake_transfers.cc).
 std::function<void()> transfer_grid(const void* launch, unsigned blocks);
 
+// The same for one and two shots, with so many threads in a block (fake_shots.cc).
+std::function<void()> shot_grid(DType dtype, Family family, const void* launch, unsigned blocks,
+                                unsigned threads = 1);
+
 class FakeCuda : private ptx::Memory {
  public:
   explicit FakeCuda(int devices = 2);
@@ -68,7 +72,7 @@ class FakeCuda : private ptx::Memory {
   // its device never ends. (A device that takes turns between processes would spin for long.)
   std::string time_slices;
   // Counts of what was launched, and of host memory that is registered.
-  int kernels = 0, cooperative = 0, engine_copies = 0, mappings = 0, registered = 0;
+  int kernels = 0, cooperative = 0, shots = 0, engine_copies = 0, mappings = 0, registered = 0;
   unsigned largest_grid = 0;
 
  private:

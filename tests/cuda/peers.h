@@ -18,7 +18,7 @@
 
 namespace tutti::cuda {
 
-inline constexpr WindowShape k_small{1, 4, 3, 2, 512, 1024};
+inline constexpr WindowShape k_small{1, 4, 3, 2, 512, 1024, 3, 512};
 
 class Peers {
  public:
@@ -67,8 +67,8 @@ class Peers {
         const auto gather = [&](const void* mine, void* all, size_t bytes) {
           return this->gather(r, mine, all, bytes);
         };
-        const auto mine =
-            PeerWorld::describe(*runtimes_[r], *device_of_[r], 1 + host_of(r), blocks);
+        const auto mine = PeerWorld::describe(*runtimes_[r], *device_of_[r], 1 + host_of(r), blocks,
+                                              without_shots != r);
         std::vector<PeerWorld::Member> members(ranks());
         static_cast<void>(gather(&mine, members.data(), sizeof mine));
         EXPECT_EQ(PeerWorld::obstacle(members), "");
@@ -110,6 +110,7 @@ class Peers {
   FakeCuda fake;
   uint32_t blocks = 0;            // of a launch, at most; 0: as many as fit
   std::optional<Rank> hide_page;  // nobody sees this one's
+  std::optional<Rank> without_shots;
   std::string network = "local";  // between hosts
   std::string fault;              // of it
   std::vector<Stream> streams;
@@ -179,10 +180,10 @@ inline PeerWorld::Call sum_in_place(const PlanPtr& plan, size_t count, std::byte
 }
 
 // Two ranks call in turns on streams that know nothing of each other, one of them late.
-inline void call_on_two_streams(Peers& peers) {
+inline void call_on_two_streams(Peers& peers, size_t count = 3000) {
   peers.make_well();
   const PlanPtr plan = all_reduce_plan("direct_two_shot", 2, true);
-  const auto buffers = numbers(peers, 3000, [](Rank) { return 1; });
+  const auto buffers = numbers(peers, count, [](Rank) { return 1; });
   std::vector<Stream> second = {peers.fake.stream(peers.ordinal(0)),
                                 peers.fake.stream(peers.ordinal(1))};
   for (int turn = 0; turn < 6; ++turn)
@@ -192,11 +193,11 @@ inline void call_on_two_streams(Peers& peers) {
         peers.fake.driver()->launch_host(
             stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); },
             nullptr);
-      ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, 3000, buffers[r]), stream).ok());
+      ASSERT_TRUE(peers.worlds[r]->launch(sum_in_place(plan, count, buffers[r]), stream).ok());
     }
   for (Stream s : second) peers.fake.synchronize(s);
   peers.synchronize();
-  for (std::byte* b : buffers) expect_numbers(b, 3000, 64);
+  for (std::byte* b : buffers) expect_numbers(b, count, 64);
 }
 
 inline void check(Peers& peers, const PlanPtr& plan, uint64_t count, DType dtype, ReduceOp op) {

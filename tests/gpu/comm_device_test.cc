@@ -184,6 +184,58 @@ TEST_F(OnDevice, EveryCallOnDevicesOfTheirOwn) {
   });
 }
 
+// In kernels of their own and by plans, bit for bit, of floats whose sum depends on the order:
+// sizes in any order, and what only plans run in between.
+TEST_F(OnDevice, SmallAllReducesEqualThoseByPlans) {
+  const int devices = runtime_->devices();
+  const auto n = static_cast<uint32_t>(std::min(4, devices));
+  if (n < 2) GTEST_SKIP() << "needs two devices";
+  const auto results = [&](const char* tune) {
+    std::vector<Values> all(n);
+    setenv("TUTTI_TUNE", tune, 1);
+    run(n, devices, [&](Rank& rank) {
+      Values& mine = all[rank.comm.rank()];
+      for (size_t count : {1, 5000, 3, 800, 40000, 8, 8000, 1}) {
+        Values values(count);
+        for (size_t i = 0; i < count; ++i) {
+          const float x =
+              static_cast<float>(static_cast<int>((i * 7919 + rank.comm.rank() * 104729) % 2003) -
+                                 1000) /
+              997;
+          std::memcpy(&values[i], &x, 4);
+        }
+        int32_t* x = rank.upload(values);
+        int32_t* y = rank.upload(Values(count));
+        for (ReduceOp op : {ReduceOp::sum, ReduceOp::avg, ReduceOp::prod}) {
+          ASSERT_TRUE(rank.on().all_reduce(x, y, count, DType::float32, op).ok());
+          const Values got = rank.download(y, count);
+          mine.insert(mine.end(), got.begin(), got.end());
+        }
+        const float factor = 0.3f;
+        ASSERT_TRUE(rank.on()
+                        .all_reduce(x, x, count, DType::float32,
+                                    Reduction::premul_sum(DType::float32, &factor))
+                        .ok());
+        ASSERT_TRUE(rank.on().broadcast(x, x, count, DType::float32, n - 1).ok());
+        const Values got = rank.download(x, count);
+        mine.insert(mine.end(), got.begin(), got.end());
+      }
+      EXPECT_TRUE(rank.comm.error().ok()) << rank.comm.error().to_string();
+    });
+    unsetenv("TUTTI_TUNE");
+    for (uint32_t r = 1; r < n; ++r) EXPECT_EQ(all[r], all[0]);
+    return all[0];
+  };
+  for (const char* tune : {"", "all_reduce:0-inf:direct_two_shot/packets"}) {
+    const Values in_shots = results(tune);
+    setenv("TUTTI_GPU_SHOTS", "0", 1);
+    const Values by_plans = results(tune);
+    unsetenv("TUTTI_GPU_SHOTS");
+    EXPECT_FALSE(in_shots.empty());
+    EXPECT_TRUE(in_shots == by_plans) << tune;
+  }
+}
+
 // Hosts by name, two ranks on each: windows inside, mirrors and proxies between them.
 TEST_F(OnDevice, EveryCallOnSeveralHosts) {
   constexpr uint32_t n = 4;

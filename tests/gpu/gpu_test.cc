@@ -162,9 +162,10 @@ class GpuPlans : public Gpu {
  protected:
   static constexpr WindowShape k_window{1, 4, 2, 4, 4096, 65536};
 
-  std::unique_ptr<PlanWorld> world(uint32_t n) {
+  std::unique_ptr<PlanWorld> world(uint32_t n, bool shots = false) {
     WindowShape shape = k_window;
     shape.ranks = n;
+    if (shots) shape.shot_blocks = 4, shape.shot_bytes = 4096;
     auto made = PlanWorld::make(*runtime_, *device_, shape);
     EXPECT_TRUE(made.ok()) << made.status().to_string();
     return made ? std::move(*made) : nullptr;
@@ -265,6 +266,117 @@ TEST_F(GpuPlans, GraphsReplay) {
   }
   driver_->graph_exec_destroy(exec);
   driver_->graph_destroy(graph);
+}
+
+// Small sizes in any order on windows that stay, each before and after it goes by plan.
+TEST_F(GpuPlans, ShotsEqualTheInterpreter) {
+  std::mt19937 random(4);
+  const bool twin = device_->name() == "Fake GPU";
+  for (uint32_t n : {2u, 3u, 5u, 8u}) {
+    if (twin && n > 3) break;
+    auto ranks = world(n, true);
+    ASSERT_NE(ranks, nullptr);
+    int ran = 0;
+    for (int turn = 0; turn < (twin ? 12 : 300); ++turn) {
+      PlanRequest request;
+      request.ranks = n;
+      request.in_place = true;
+      const PlanPtr plan =
+          *make_plan(random() % 2 == 0 ? "direct_one_shot" : "direct_two_shot", request);
+      const auto dtype = static_cast<DType>(random() % k_dtypes);
+      const auto op = static_cast<ReduceOp>(random() % 5);
+      const size_t bytes = random() % (turn % 3 == 0 ? 12000 : 600);
+      const uint64_t count = bytes / size_of(dtype);
+      const PlanCall call{plan, count, dtype, op, Wire::packets, 2};
+      WindowShape window = k_window;
+      window.ranks = n;
+      const auto cut = cut_of(call, window);
+      ASSERT_TRUE(cut.ok()) << cut.status().to_string();
+      if (cut->layout.rounds() > 1) continue;
+      std::vector<Bytes> inputs;
+      for (Rank r = 0; r < n; ++r)
+        inputs.push_back(random_elements(dtype, count, static_cast<uint32_t>(random())));
+      const auto want = expected(*plan, dtype, op, cut->layout, inputs, count * size_of(dtype));
+      auto bound = ranks->bind(call);
+      ASSERT_TRUE(bound.ok()) << bound.status().to_string();
+      for (bool by_plan : {false, true, false}) {
+        std::vector<const void*> in;
+        std::vector<void*> out;
+        const bool in_place = random() % 2 == 0;
+        for (Rank r = 0; r < n; ++r) {
+          const size_t offset = random() % 3 * size_of(dtype);
+          std::byte* send = upload(inputs[r], offset);
+          in.push_back(send);
+          out.push_back(in_place ? send : upload(Bytes(inputs[r].size()), random() % 2 * 8));
+        }
+        const Status status = by_plan ? ranks->launch(**bound, in, out, stream_)
+                                      : ranks->launch_shots(call, in, out, stream_);
+        if (status.code() == Code::unsupported) break;  // a device of few blocks
+        ASSERT_TRUE(status.ok()) << status.to_string();
+        ASSERT_EQ(driver_->stream_synchronize(stream_), 0);
+        ++ran;
+        for (Rank r = 0; r < n; ++r)
+          ASSERT_EQ(download(out[r], want[r].size()), want[r])
+              << plan->algorithm() << " rank " << r << " of " << n << ", " << count << " "
+              << name(dtype) << " " << name(op) << " by plan " << by_plan;
+      }
+      kept_.clear();
+    }
+    EXPECT_GT(ran, twin ? 12 : 300);
+  }
+}
+
+// Small, larger and small calls in a graph, on halves that go on in turns from replay to replay.
+TEST_F(GpuPlans, ShotsReplay) {
+  auto ranks = world(2, true);
+  ASSERT_NE(ranks, nullptr);
+  PlanRequest request;
+  request.ranks = 2;
+  request.in_place = true;
+  const PlanPtr one = *make_plan("direct_one_shot", request),
+                two = *make_plan("direct_two_shot", request);
+  Bytes ones(8000);
+  for (size_t i = 0; i < ones.size(); i += 4) ones[i] = std::byte{1};
+  const std::vector<void*> out{upload(ones), upload(ones)};
+  const std::vector<const void*> in{out[0], out[1]};
+  Graph graph = nullptr;
+  GraphExec exec = nullptr;
+  ASSERT_EQ(driver_->stream_begin_capture(stream_, k_capture_relaxed), 0);
+  for (const auto& [plan, count] :
+       {std::pair(one, 2u), std::pair(two, 2000u), std::pair(two, 2u)}) {
+    const Status status = ranks->launch_shots(
+        {plan, count, DType::int32, ReduceOp::sum, Wire::packets, 1}, in, out, stream_);
+    ASSERT_TRUE(status.ok()) << status.to_string();
+  }
+  ASSERT_EQ(driver_->stream_end_capture(stream_, &graph), 0);
+  ASSERT_EQ(driver_->graph_instantiate(&exec, graph, 0), 0);
+  for (int replay = 0; replay < 5; ++replay) ASSERT_EQ(driver_->graph_launch(exec, stream_), 0);
+  const Bytes got = download(out[1], 8000);
+  for (size_t i = 0; i < 2000; ++i) {
+    uint32_t value = 0;
+    std::memcpy(&value, got.data() + 4 * i, 4);
+    ASSERT_EQ(value, i < 2 ? 32768u : 32u) << "element " << i;
+  }
+  driver_->graph_exec_destroy(exec);
+  driver_->graph_destroy(graph);
+}
+
+TEST_F(GpuPlans, AbortEndsShotsThatWait) {
+  auto ranks = world(2, true);
+  ASSERT_NE(ranks, nullptr);
+  PlanRequest request;
+  request.ranks = 2;
+  const PlanPtr plan = *make_plan("direct_one_shot", request);
+  const Bytes zero(400);
+  const std::vector<const void*> in{upload(zero), upload(zero)};
+  const std::vector<void*> out{upload(zero), upload(zero)};
+  const Status status = ranks->launch_shots(
+      {plan, 100, DType::float32, ReduceOp::sum, Wire::packets, 1}, in, out, stream_, 1);
+  ASSERT_TRUE(status.ok()) << status.to_string();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(driver_->stream_query(stream_), k_not_ready);
+  ranks->abort();
+  EXPECT_EQ(driver_->stream_synchronize(stream_), 0);
 }
 
 // A grid of half the ranks waits for the other half, until the host tells it to leave.

@@ -559,6 +559,7 @@ void bind_values(nb::module_& m) {
       .def_rw("fault", &Config::fault)
       .def_rw("multi_rank_gpu", &Config::multi_rank_gpu)
       .def_rw("gpu_blocks", &Config::gpu_blocks)
+      .def_rw("gpu_shots", &Config::gpu_shots)
       .def_rw("gpu_copy_engine_bytes", &Config::gpu_copy_engine_bytes)
       .def_rw("debug", &Config::debug)
       .def_rw("debug_file", &Config::debug_file)
