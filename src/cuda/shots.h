@@ -130,7 +130,7 @@ class ShotBlock {
     for (uint32_t u = block_.thread(); u < mine.units(); u += block_.threads())
       send_to_all(u, input_unit(mine, u));
     for (uint32_t u = block_.thread(); u < mine.units(); u += block_.threads()) {
-      Unit result;
+      Unit result{};
       if (!add_up(0, u, input_unit(mine, u), result)) return false;
       store_unit<Element>(call_.output + mine.offset, mine.bytes, u, result);
     }
@@ -160,7 +160,7 @@ class ShotBlock {
       }
     const Part mine = part(call_.rank);
     for (uint32_t u = block_.thread(); u < mine.units(); u += block_.threads()) {
-      Unit result;
+      Unit result{};
       if (!add_up(call_.rank, u, input_unit(mine, u), result)) return false;
       send_to_all(second + u, result);
       store_unit<Element>(call_.output + mine.offset, mine.bytes, u, result);
