@@ -495,12 +495,22 @@ Status Communicator::Impl::both_sides(Status mismatch) {
       unknown |= !router_->transport(r).peer_call(r);
     }
     if (!unknown || Clock::now() > enough) return mismatch;
-    for (const auto& t : router_->transports()) {
-      if (t->posted_error() || !t->progress().ok()) return mismatch;
-    }
-    if (!bootstrap_->progress().ok()) return mismatch;
+    bool answers = bootstrap_->progress().ok();
+    for (const auto& t : router_->transports()) answers = t->progress().ok() && answers;
+    // Whoever knew both sides first has told, and may answer no more.
+    if (std::optional<Status> told = posted_mismatch()) return *told;
+    if (!answers) return mismatch;
     block(std::chrono::milliseconds(1));
   }
+}
+
+std::optional<Status> Communicator::Impl::posted_mismatch() const {
+  for (const auto& t : router_->transports())
+    if (const std::optional<ErrorRecord> e = t->posted_error(); e && e->code == Code::invalid_usage)
+      return Status(e->code, e->message);
+  if (const std::optional<std::string> text = bootstrap_->posted_error())
+    if (Status told = decode_error(*text); told.code() == Code::invalid_usage) return told;
+  return std::nullopt;
 }
 
 // The caller learns which call failed; the first cause of all ranks wins.

@@ -296,6 +296,8 @@ class Communicator::Impl final : public Monitor {
   static Status decode_error(const std::string& text);
   Status compare_calls(Rank peer, Clock::duration waited);
   Status both_sides(Status mismatch);
+  // What a peer has posted of calls that differ.
+  std::optional<Status> posted_mismatch() const;
   Status check_presence(Rank peer, Clock::duration waited);
   Clock::duration on_its_way(Rank peer) const;
   bool known_to_be_over(Rank peer, bool gone, Clock::duration waited);

@@ -38,7 +38,8 @@ class Group {
   Group(uint32_t ranks, std::mt19937& random) : ranks_(ranks), random_(random) {}
 
   void add(Rank from, Rank to, size_t bytes) {
-    Message m{from, to, Bytes(bytes + 16), Bytes(bytes + 16), 4 * static_cast<uint32_t>(random_() % 3)};
+    Message m{from, to, Bytes(bytes + 16), Bytes(bytes + 16),
+              4 * static_cast<uint32_t>(random_() % 3)};
     for (std::byte& b : m.content) b = static_cast<std::byte>(random_());
     messages_.push_back(std::move(m));
   }
