@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 namespace tutti::cuda {
@@ -50,9 +51,19 @@ std::function<void()> CompiledKernels::grid(const std::string& kernel, const voi
   auto program = find(kernel);
   std::vector<std::byte> copy(ptx::Machine::parameter_bytes(*program));
   std::memcpy(copy.data(), arguments, copy.size());
-  return [program, copy = std::move(copy), grid, &memory] {
-    if (const auto fault = ptx::run_grid(*program, grid, copy, memory)) die(fault->to_string());
+  return [this, program, copy = std::move(copy), grid, &memory] {
+    ptx::Counts counts;
+    const bool counted = counts_them_;
+    if (const auto fault = ptx::run_grid(*program, grid, copy, memory, counted ? &counts : nullptr))
+      die(fault->to_string());
+    std::lock_guard lock(mutex_);
+    counts_ += counts;
   };
+}
+
+ptx::Counts CompiledKernels::take_counts() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(counts_, {});
 }
 
 }  // namespace tutti::cuda

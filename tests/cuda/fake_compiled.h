@@ -3,6 +3,7 @@
 // (TUTTI_FAKE_ARCHITECTURE: another than 90). A fault ends the process with what and where it was.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -21,6 +22,9 @@ class CompiledKernels {
   // A grid of "tutti_plan_sum_float32" with these arguments, which are copied.
   std::function<void()> grid(const std::string& kernel, const void* arguments, ptx::Grid grid,
                              const ptx::Memory& memory);
+  // Of all grids since the last time.
+  ptx::Counts take_counts();
+  void count(bool yes) { counts_them_ = yes; }
 
  private:
   explicit CompiledKernels(std::string folder) : folder_(std::move(folder)) {}
@@ -28,6 +32,8 @@ class CompiledKernels {
 
   std::string folder_;
   std::mutex mutex_;
+  std::atomic<bool> counts_them_{false};
+  ptx::Counts counts_;
   std::map<std::string, std::shared_ptr<ptx::Machine>> machines_;  // by file
 };
 

@@ -59,6 +59,9 @@ class FakeCuda : private ptx::Memory {
   void free(void* memory);
   void synchronize(Stream stream);
 
+  // Null where the kernels are their code on the host.
+  CompiledKernels* compiled() { return compiled_.get(); }
+
   // Settings.
   int version = 13000;
   int capability = 90;

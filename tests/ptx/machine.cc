@@ -17,6 +17,14 @@ std::string Fault::to_string() const {
          ", thread " + std::to_string(thread) + ": " + what;
 }
 
+Counts& Counts::operator+=(const Counts& other) {
+  instructions += other.instructions;
+  global_loads += other.global_loads;
+  global_stores += other.global_stores;
+  sectors += other.sectors;
+  return *this;
+}
+
 struct Machine::State {
   std::mutex mutex;
   Module module;
@@ -65,6 +73,7 @@ struct GridState {
   std::mutex mutex;
   std::optional<Fault> fault;
   Counts counts;
+  bool counts_sectors = false;
 };
 
 class Block {
@@ -120,9 +129,7 @@ class Block {
       polls_ = 0;
     }
     std::lock_guard lock(grid_.mutex);
-    grid_.counts.instructions += counts_.instructions;
-    grid_.counts.global_loads += counts_.global_loads;
-    grid_.counts.global_stores += counts_.global_stores;
+    grid_.counts += counts_;
   }
 
   std::byte* resolve(Warp& w, uint32_t lane, const Step& s, uint64_t address, uint32_t bytes,
@@ -161,6 +168,7 @@ class Block {
         return reinterpret_cast<std::byte*>(grid_.parameters.data()) + at;
       default:
         (writes ? counts_.global_stores : counts_.global_loads) += bytes;
+        if (grid_.counts_sectors) sectors_.push_back(address / 32);
         return global(w, lane, s, address, bytes);
     }
   }
@@ -174,6 +182,13 @@ class Block {
     return generic - generic_address(w, lane, space, 0);
   }
   void polled() { ++polls_; }
+  void accessed() {
+    if (sectors_.empty()) return;
+    std::sort(sectors_.begin(), sectors_.end());
+    counts_.sectors +=
+        static_cast<uint64_t>(std::unique(sectors_.begin(), sectors_.end()) - sectors_.begin());
+    sectors_.clear();
+  }
   Fault fault_at(const Warp& w, uint32_t lane, uint32_t line, const std::string& what) const {
     return {program_.name, what, line, index_, w.first_thread + lane};
   }
@@ -363,6 +378,7 @@ class Block {
   std::vector<Warp> warps_;
   uint32_t epoch_ = 1;
   uint64_t polls_ = 0, turns_ = 0;
+  std::vector<uint64_t> sectors_;  // of the accesses of one step; no access here crosses one
   Memory::Range recent_[8];
   size_t oldest_ = 0;
   uint64_t frees_ = ~uint64_t{0};
@@ -380,6 +396,7 @@ uint64_t offset_in(Warp& w, uint32_t lane, Space space, uint64_t generic) {
   return w.block->offset_in(w, lane, space, generic);
 }
 void polled(Warp& w) { w.block->polled(); }
+void accessed(Warp& w) { w.block->accessed(); }
 void fault(const Warp& w, uint32_t lane, const Step& s, const std::string& what) {
   throw w.block->fault_at(w, lane, s.line, what);
 }
@@ -387,7 +404,7 @@ void fault(const Warp& w, uint32_t lane, const Step& s, const std::string& what)
 std::optional<Fault> run_grid(const Program& program, Grid grid,
                               std::span<const std::byte> parameters, const Memory& memory,
                               Counts* counts) {
-  GridState state{program, memory, grid, {}, {}, {}, {}, {}};
+  GridState state{program, memory, grid, {}, {}, {}, {}, {}, counts != nullptr};
   state.parameters.resize(program.parameter_bytes / 8 + 1);
   const auto refuse = [&](const std::string& what) { return Fault{program.name, what, 0, 0, 0}; };
   if (parameters.size() != program.parameter_bytes)

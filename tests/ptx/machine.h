@@ -45,6 +45,9 @@ struct Fault {
 struct Counts {
   uint64_t instructions = 0;                     // of threads
   uint64_t global_loads = 0, global_stores = 0;  // bytes of accesses to global memory
+  uint64_t sectors = 0;  // of 32 bytes: that the accesses of a warp touch at a time
+
+  Counts& operator+=(const Counts& other);
 };
 
 struct Grid {

@@ -481,6 +481,7 @@ void load(Warp& w, const Step& s) {
       if (s.out[i] >= 0) w.out(s.out[i])[l] = load_bytes(p + i * s.element, s);
   });
   if (s.synchronizes) polled(w);
+  accessed(w);
 }
 void store(Warp& w, const Step& s) {
   const uint64_t* a = w.in(s.in[0]);
@@ -490,6 +491,7 @@ void store(Warp& w, const Step& s) {
     for (uint32_t i = 0; i < s.elements; ++i)
       store_bytes(p + i * s.element, w.in(s.in[1 + i])[l], s);
   });
+  accessed(w);
 }
 // Arguments and results of calls: from one local variable to another.
 void copy_local(Warp& w, const Step& s) {

@@ -127,6 +127,7 @@ std::byte* resolve(Warp& warp, uint32_t lane, const Step& step, uint64_t address
 uint64_t generic_address(Warp& warp, uint32_t lane, Space space, uint64_t offset);
 uint64_t offset_in(Warp& warp, uint32_t lane, Space space, uint64_t generic);
 void polled(Warp& warp);
+void accessed(Warp& warp);  // all lanes have
 [[noreturn]] void fault(const Warp& warp, uint32_t lane, const Step& step, const std::string& what);
 
 }  // namespace tutti::ptx
