@@ -119,9 +119,8 @@ class Arithmetic<kType, kFamily, false> {
     return a + b;
   }
   // By a power of two, dividing is multiplying, to the bit; and 1 changes nothing.
-  TUTTI_HD Element finish(Wide a) const {
-    return Codes::narrow(divides_ ? a / divisor_ : a * inverse_);
-  }
+  TUTTI_HD Wide divide(Wide a) const { return divides_ ? a / divisor_ : a * inverse_; }
+  TUTTI_HD Element finish(Wide a) const { return Codes::narrow(divide(a)); }
 
  private:
   Wide divisor_, inverse_;

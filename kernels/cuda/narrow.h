@@ -91,6 +91,26 @@ TUTTI_HD inline uint32_t narrow(float value) {
   return Format::narrow(value);
 }
 
+// The same for the two or four codes of a word.
+template <class Format>
+inline constexpr uint32_t k_word_codes = Format::k_sign > 0xFF ? 2 : 4;
+
+template <class Format>
+TUTTI_HD inline void widen_word(uint32_t w, float* values) {
+  constexpr uint32_t k_codes = k_word_codes<Format>, k_bits = 32 / k_codes;
+  TUTTI_HD_UNROLL(4)
+  for (uint32_t i = 0; i < k_codes; ++i)
+    values[i] = widen<Format>((w >> (k_bits * i)) & ((1u << k_bits) - 1));
+}
+template <class Format>
+TUTTI_HD inline uint32_t narrow_word(const float* values) {
+  constexpr uint32_t k_codes = k_word_codes<Format>, k_bits = 32 / k_codes;
+  uint32_t w = 0;
+  TUTTI_HD_UNROLL(4)
+  for (uint32_t i = 0; i < k_codes; ++i) w |= narrow<Format>(values[i]) << (k_bits * i);
+  return w;
+}
+
 #if defined(__CUDA_ARCH__)
 template <>
 __device__ inline float widen<Half>(uint32_t code) {
@@ -110,8 +130,21 @@ __device__ inline uint32_t narrow<Bfloat>(float value) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(code) : "f"(value));
   return code;
 }
+// Of two at once the first operand becomes the upper one.
+template <>
+__device__ inline uint32_t narrow_word<Half>(const float* values) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(values[1]), "f"(values[0]));
+  return pair;
+}
+template <>
+__device__ inline uint32_t narrow_word<Bfloat>(const float* values) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(values[1]), "f"(values[0]));
+  return pair;
+}
 #if __CUDA_ARCH__ >= 890
-// Two codes at once is the only form; the second is not used.
+// fp8 has no other form than two codes at once; where there is one, the second is not used.
 template <>
 __device__ inline float widen<E4M3>(uint32_t code) {
   uint32_t pair;
@@ -133,6 +166,29 @@ __device__ inline uint32_t narrow<E5M2>(float value) {
   uint16_t pair;
   asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(value));
   return pair & 0xFFu;
+}
+template <>
+__device__ inline void widen_word<E4M3>(uint32_t w, float* values) {
+  TUTTI_HD_UNROLL(2)
+  for (uint32_t i = 0; i < 2; ++i) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(w >> (16 * i))));
+    widen_word<Half>(pair, values + 2 * i);
+  }
+}
+template <>
+__device__ inline uint32_t narrow_word<E4M3>(const float* values) {
+  uint16_t low, high;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(values[1]), "f"(values[0]));
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(values[3]), "f"(values[2]));
+  return uint32_t{high} << 16 | low;
+}
+template <>
+__device__ inline uint32_t narrow_word<E5M2>(const float* values) {
+  uint16_t low, high;
+  asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(low) : "f"(values[1]), "f"(values[0]));
+  asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(high) : "f"(values[3]), "f"(values[2]));
+  return uint32_t{high} << 16 | low;
 }
 #endif
 #endif

@@ -5,8 +5,7 @@
 // reduced in order, accumulated in the wide type and rounded once (docs/numbers.md).
 #pragma once
 
-#include "kernels/cuda/arithmetic.h"
-#include "kernels/cuda/words.h"
+#include "kernels/cuda/packed.h"
 
 namespace tutti::cuda {
 
@@ -78,13 +77,32 @@ TUTTI_HD void reduce_elements(Team team, const A& a, const Sources& sources, con
   }
 }
 
+// Every element of a word, times its factor.
+template <class Element>
+TUTTI_HD inline uint32_t scale_word(const Plain::Source&, uint32_t w) {
+  return w;
+}
+template <class Element>
+TUTTI_HD inline uint64_t scale_word(const Plain::Source&, uint64_t w) {
+  return w;
+}
+template <class Element, class Word, DType kType>
+TUTTI_HD Word scale_word(const Premultiplier<kType>& scale, Word w) {
+  Words<sizeof(Word)> from{}, to{};
+  from.put(0, w);
+  TUTTI_HD_UNROLL(4)
+  for (uint32_t e = 0; e < sizeof(Word) / sizeof(Element); ++e)
+    to.put(e, scale(from.template get<Element>(e)));
+  return to.template get<Word>(0);
+}
+
 // kFlight vectors at `at`, `stride` bytes apart.
-template <uint32_t kFlight, class A, class Sources>
-TUTTI_HD void reduce_vectors(const A& a, const Sources& sources, const Pass& pass, uint64_t at,
+template <uint32_t kFlight, class Element, class P, class Sources>
+TUTTI_HD void reduce_vectors(const P& p, const Sources& sources, const Pass& pass, uint64_t at,
                              uint64_t stride) {
-  using Element = typename A::Element;
-  constexpr uint32_t k_each = k_vector / sizeof(Element);
-  typename A::Wide acc[kFlight][k_each];
+  using Word = typename P::Word;
+  constexpr uint32_t k_words = k_vector / sizeof(Word);
+  typename P::Wide acc[kFlight][k_words];
   {
     const auto scale = sources.source(0);
     Words<k_vector> v[kFlight];
@@ -93,9 +111,9 @@ TUTTI_HD void reduce_vectors(const A& a, const Sources& sources, const Pass& pas
       v[u] = load_words<k_vector>(pass.sources[0] + at + u * stride);
     TUTTI_HD_UNROLL(8)
     for (uint32_t u = 0; u < kFlight; ++u) {
-      TUTTI_HD_UNROLL(16)
-      for (uint32_t e = 0; e < k_each; ++e)
-        acc[u][e] = a.load(scale(v[u].template get<Element>(e)));
+      TUTTI_HD_UNROLL(4)
+      for (uint32_t w = 0; w < k_words; ++w)
+        acc[u][w] = p.load(scale_word<Element>(scale, v[u].template get<Word>(w)));
     }
   }
   TUTTI_HD_UNROLL(2)
@@ -107,16 +125,17 @@ TUTTI_HD void reduce_vectors(const A& a, const Sources& sources, const Pass& pas
     for (uint32_t u = 0; u < kFlight; ++u) v[u] = load_words<k_vector>(source + u * stride);
     TUTTI_HD_UNROLL(8)
     for (uint32_t u = 0; u < kFlight; ++u) {
-      TUTTI_HD_UNROLL(16)
-      for (uint32_t e = 0; e < k_each; ++e)
-        acc[u][e] = a.combine(acc[u][e], a.load(scale(v[u].template get<Element>(e))));
+      TUTTI_HD_UNROLL(4)
+      for (uint32_t w = 0; w < k_words; ++w)
+        acc[u][w] =
+            p.combine(acc[u][w], p.load(scale_word<Element>(scale, v[u].template get<Word>(w))));
     }
   }
   TUTTI_HD_UNROLL(8)
   for (uint32_t u = 0; u < kFlight; ++u) {
     Words<k_vector> result{};
-    TUTTI_HD_UNROLL(16)
-    for (uint32_t e = 0; e < k_each; ++e) result.put(e, a.finish(acc[u][e]));
+    TUTTI_HD_UNROLL(4)
+    for (uint32_t w = 0; w < k_words; ++w) result.put(w, p.finish(acc[u][w], pass.source_count));
     for (uint32_t d = 0; d < pass.destination_count; ++d)
       store_words(pass.destinations[d] + at + u * stride, result);
   }
@@ -137,13 +156,16 @@ TUTTI_HD void for_vectors(Team team, uint64_t begin, uint64_t end, Body&& body) 
 
 namespace detail {
 
-template <uint32_t kFlight, class A, class Sources>
-TUTTI_HD void reduce_all(Team team, const A& a, const Sources& sources, const Pass& pass) {
+template <uint32_t kFlight, DType kType, Family kFamily, class Sources>
+TUTTI_HD void reduce_all(Team team, Operator op, const Sources& sources, const Pass& pass) {
+  using A = Arithmetic<kType, kFamily>;
+  const A a(op);
+  const Packed<kType, kFamily> packed(op);
   const uint64_t head = unaligned_head(pass);
   const uint64_t tail = head + (pass.bytes - head) / k_vector * k_vector;
   reduce_elements(team, a, sources, pass, 0, head);
   for_vectors<kFlight>(team, head, tail, [&]<uint32_t kNow>(uint64_t at, uint64_t stride) {
-    reduce_vectors<kNow>(a, sources, pass, at, stride);
+    reduce_vectors<kNow, typename A::Element>(packed, sources, pass, at, stride);
   });
   reduce_elements(team, a, sources, pass, tail, pass.bytes);
 }
@@ -154,14 +176,13 @@ template <DType kType, Family kFamily>
 TUTTI_HD void reduce(Team team, Operator op, const Pass& pass) {
   using A = Arithmetic<kType, kFamily>;
   constexpr uint32_t k_flight = detail::k_flight<typename A::Element>;
-  const A a(op);
   if constexpr (kFamily == Family::sum) {
     if (pass.factors != nullptr) {
       const detail::Scaled<kType> scaled{pass.factors};
-      return detail::reduce_all<k_flight / 2>(team, a, scaled, pass);
+      return detail::reduce_all<k_flight / 2, kType, kFamily>(team, op, scaled, pass);
     }
   }
-  detail::reduce_all<k_flight>(team, a, detail::Plain(), pass);
+  detail::reduce_all<k_flight, kType, kFamily>(team, op, detail::Plain(), pass);
 }
 
 // destinations = sources[0], bit for bit; pointers need no alignment.

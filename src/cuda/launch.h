@@ -16,6 +16,7 @@ struct PlanLaunch {
   PlanRange range;
   DeviceCall calls[k_max_grid_ranks];
 };
+static_assert(k_max_grid_ranks <= k_most_sources && k_max_links <= k_most_sources);
 // What every device takes as arguments of a kernel.
 static_assert(sizeof(PlanLaunch) <= 4096 && sizeof(DirectCall) <= 4096);
 

@@ -51,6 +51,8 @@ Result<std::shared_ptr<const Program>> Machine::kernel(const std::string& name) 
   return *program;
 }
 
+std::vector<std::string> Machine::kernels() const { return state_->module.names(true); }
+
 uint64_t Machine::parameter_bytes(const Program& program) { return program.parameter_bytes; }
 
 namespace {

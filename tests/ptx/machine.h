@@ -67,6 +67,7 @@ class Machine {
   // A kernel with what it calls, ready to run. Errors: no such kernel; what this machine cannot do,
   // with the line of the PTX.
   Result<std::shared_ptr<const Program>> kernel(const std::string& name);
+  std::vector<std::string> kernels() const;
   static uint64_t parameter_bytes(const Program& program);
 
  private:

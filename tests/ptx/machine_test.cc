@@ -127,6 +127,22 @@ TEST(Machine, WordsAreTakenApartAndPutTogether) {
   }
 }
 
+TEST(Machine, FieldsOfBitsKeepTheirSign) {
+  // Bits 2 to 4 of t, signed; then bits 28 to 39 of t << 26, of which there are four.
+  const auto out = results(R"(
+  bfe.s32 %r3, %r1, 2, 3;
+  shl.b32 %r4, %r1, 26;
+  bfe.s32 %r5, %r4, 28, 12;
+  shl.b32 %r5, %r5, 8;
+  and.b32 %r3, %r3, 255;
+  or.b32 %r2, %r5, %r3;)");
+  for (int32_t t = 0; t < 64; ++t) {
+    const int32_t field = (t >> 2 & 7) >= 4 ? (t >> 2 & 7) - 8 : (t >> 2 & 7);
+    const int32_t top = (t >> 2 & 15) >= 8 ? (t >> 2 & 15) - 16 : (t >> 2 & 15);
+    EXPECT_EQ(static_cast<int32_t>(out[static_cast<size_t>(t)]), top * 256 | (field & 255)) << t;
+  }
+}
+
 TEST(Machine, NarrowFloatsRoundToNearestEven) {
   // fp16 of 2048 + t: steps of two from there on, ties to even; and fp8 of t.
   const auto out = results(R"(

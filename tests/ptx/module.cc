@@ -377,7 +377,7 @@ Result<Module> Module::parse(std::string text) {
         Reader reader(all.substr(begin, brace + 1 - begin), line);
         auto head = reader.read();
         if (!head) return head.status();
-        module.bodies_[head->name] = {begin, close + 2, line};
+        module.bodies_[head->name] = {begin, close + 2, line, head->entry};
       }
       line += static_cast<uint32_t>(std::count(all.begin() + static_cast<ptrdiff_t>(at),
                                                all.begin() + static_cast<ptrdiff_t>(close), '\n'));
@@ -392,9 +392,10 @@ Result<Module> Module::parse(std::string text) {
   return module;
 }
 
-std::vector<std::string> Module::names() const {
+std::vector<std::string> Module::names(bool entries) const {
   std::vector<std::string> names;
-  for (const auto& [name, body] : bodies_) names.push_back(name);
+  for (const auto& [name, body] : bodies_)
+    if (body.entry || !entries) names.push_back(name);
   return names;
 }
 

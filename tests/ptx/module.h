@@ -66,7 +66,8 @@ class Module {
   // Finds the functions of a text; their bodies are read when they are asked for.
   static Result<Module> parse(std::string text);
 
-  std::vector<std::string> names() const;  // of all functions with a body
+  // Of functions with a body; of kernels alone.
+  std::vector<std::string> names(bool entries = false) const;
   // Errors: no such function; what this reader does not know, with its line.
   Result<const Function*> function(const std::string& name);
   const std::vector<Variable>& globals() const { return globals_; }
@@ -76,6 +77,7 @@ class Module {
   struct Body {
     size_t begin, end;  // of the text from .entry or .func to its last brace
     uint32_t line;
+    bool entry;
   };
   std::string text_, target_;
   std::map<std::string, Body> bodies_;

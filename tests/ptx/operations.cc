@@ -144,6 +144,11 @@ struct Min {
     return a < b ? a : b;
   }
 };
+struct MinHalves {
+  uint32_t operator()(uint32_t a, uint32_t b) const {
+    return std::min(a & 0xFFFF, b & 0xFFFF) | std::min(a >> 16, b >> 16) << 16;
+  }
+};
 template <class T>
 struct Max {
   T operator()(T a, T b) const {
@@ -252,6 +257,26 @@ void insert_bits(Warp& w, const Step& s) {
                               (Shl<T>{}(get<T>(a[l]), at) & field)));
   });
 }
+
+// bfe d, a, position, length: the field, with the sign that its highest bit (or a's) is.
+template <class T>
+struct ExtractBits {
+  T operator()(T a, T position, T length) const {
+    constexpr uint32_t k_bits = 8 * sizeof(T);
+    const uint32_t at = static_cast<uint32_t>(position) & 0xFF;
+    const uint32_t count = static_cast<uint32_t>(length) & 0xFF;
+    if (count == 0) return 0;
+    const uint32_t last = std::min(at + count - 1, k_bits - 1);
+    const bool negative = std::is_signed_v<T> && (a >> last & 1) != 0;
+    T field = negative ? static_cast<T>(-1) : T{0};
+    for (uint32_t i = 0; i < count && i < k_bits; ++i) {
+      const T bit = static_cast<T>(static_cast<Unsigned<T>>(1) << i);
+      if (at + i > last) continue;
+      field = static_cast<T>((a >> (at + i) & 1) != 0 ? field | bit : field & ~bit);
+    }
+    return field;
+  }
+};
 
 // Two 16-bit halves to 32 bits, and so on.
 template <class Part, uint32_t kParts>
@@ -412,13 +437,14 @@ void narrow(Warp& w, const Step& s) {
   });
 }
 // cvt.rn.satfinite.e4m3x2.f32 d, a, b: a is the upper half.
-template <int kExponent, int kMantissa, bool kIeee>
+template <int kExponent, int kMantissa, bool kIeee, bool kSaturates>
 void narrow_pair(Warp& w, const Step& s) {
   uint64_t* d = w.out(s.out[0]);
   const uint64_t *a = w.in(s.in[0]), *b = w.in(s.in[1]);
   lanes(w.mask, [&](uint32_t l) {
-    d[l] = code_of(get<float>(a[l]), kExponent, kMantissa, kIeee, true) << 8 |
-           code_of(get<float>(b[l]), kExponent, kMantissa, kIeee, true);
+    d[l] = code_of(get<float>(a[l]), kExponent, kMantissa, kIeee, kSaturates)
+               << (1 + kExponent + kMantissa) |
+           code_of(get<float>(b[l]), kExponent, kMantissa, kIeee, kSaturates);
   });
 }
 // Both halves to halves of fp16, which has every value of theirs.
@@ -620,9 +646,13 @@ Handler conversion(const Parts& p) {
   if (to == "f16" && from == "f32") return has(p, "rn") ? narrow<5, 10, true, false> : nullptr;
   if (to == "bf16" && from == "f32") return has(p, "rn") ? narrow<8, 7, true, false> : nullptr;
   if (to == "e4m3x2" && from == "f32")
-    return has(p, "satfinite") ? narrow_pair<4, 3, false> : nullptr;
+    return has(p, "satfinite") ? narrow_pair<4, 3, false, true> : nullptr;
   if (to == "e5m2x2" && from == "f32")
-    return has(p, "satfinite") ? narrow_pair<5, 2, true> : nullptr;
+    return has(p, "satfinite") ? narrow_pair<5, 2, true, true> : nullptr;
+  if (to == "f16x2" && from == "f32")
+    return has(p, "rn") ? narrow_pair<5, 10, true, false> : nullptr;
+  if (to == "bf16x2" && from == "f32")
+    return has(p, "rn") ? narrow_pair<8, 7, true, false> : nullptr;
   if (to == "f16x2" && from == "e4m3x2") return widen_pair<4, 3, false>;
   if (to == "f16x2" && from == "e5m2x2") return widen_pair<5, 2, true>;
   // Of the others nothing but what rounds as the host does.
@@ -715,6 +745,7 @@ Handler handler_of(const Instruction& i, Step& s) {
   if (name == "rem") return TUTTI_OF(integers, division, Rem);
   // The approximation serves as the beginning of an iteration, which 1 / a is good for.
   if (name == "rcp") return TUTTI_OF(floats, unary, Reciprocal);
+  if (name == "min" && type == "u16x2") return binary<uint32_t, MinHalves>;
   if (name == "min") return TUTTI_OF(numbers, binary, Min);
   if (name == "max") return TUTTI_OF(numbers, binary, Max);
   if (name == "neg") return TUTTI_OF(numbers, unary, Neg);
@@ -729,6 +760,7 @@ Handler handler_of(const Instruction& i, Step& s) {
   if (name == "shf" && p.size() == 4 && p[2] == "wrap")
     return p[1] == "l" ? ternary<uint32_t, FunnelLeft> : ternary<uint32_t, FunnelRight>;
   if (name == "prmt" && p.size() == 2) return ternary<uint32_t, Permute>;
+  if (name == "bfe") return TUTTI_OF(integers, ternary, ExtractBits);
   if (name == "bfi") return type == "b64" ? insert_bits<uint64_t> : insert_bits<uint32_t>;
   if (name == "clz")
     return type == "b64" ? unary<uint64_t, CountZeros<uint64_t>>
