@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build}
 folder=${2:-$build/gpu-bundle}
-programs="test_gpu test_nccl_device test_comm_device gpu_bench gpu_ladder tutti all_reduce_perf all_gather_perf reduce_scatter_perf alltoall_perf sendrecv_perf"
+programs="test_gpu test_nccl_device test_comm_device test_tune_device gpu_bench gpu_ladder tutti all_reduce_perf all_gather_perf reduce_scatter_perf alltoall_perf sendrecv_perf"
 of_every_machine='/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|ld-linux-x86-64)\.so'
 
 rm -rf "$folder"

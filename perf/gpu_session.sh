@@ -37,14 +37,14 @@ step() {  # step TITLE COMMAND...
 
 if [ ! -x "$build/bin/test_gpu" ]; then
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
-  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_nccl_device test_comm_device gpu_bench gpu_ladder tutti_command nccl all_reduce_perf all_gather_perf reduce_scatter_perf alltoall_perf sendrecv_perf"
+  step "Build" bash -c "cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTUTTI_CUDA=ON -DTUTTI_CUDA_ARCHITECTURES=$arch && cmake --build $build --target test_gpu test_nccl_device test_comm_device test_tune_device gpu_bench gpu_ladder tutti_command nccl all_reduce_perf all_gather_perf reduce_scatter_perf alltoall_perf sendrecv_perf"
 fi
 if [ -f "$build/CTestTestfile.cmake" ]; then
   step "Tests" ctest --test-dir "$build" -L gpu --output-on-failure
 else  # a bundle; the torch backend's programs would need Python bindings for this machine's Python
   build=$(realpath "$build")
   export LD_LIBRARY_PATH=$build/needed:${LD_LIBRARY_PATH:-}
-  for test in gpu comm_device; do step "Tests: $test" "$build/bin/test_$test"; done
+  for test in gpu comm_device tune_device; do step "Tests: $test" "$build/bin/test_$test"; done
   step "Tests: nccl_device" env LD_LIBRARY_PATH="$build/lib:$LD_LIBRARY_PATH" "$build/bin/test_nccl_device"
   for client in ddp_train cupy_nccl; do step "Tests: $client" python3 "tests/gpu/${client}_test.py" "$build/bin/tutti"; done
 fi
