@@ -41,7 +41,8 @@ TUTTI_HD inline Halves smaller(Halves a, Halves b) {
 
 }  // namespace packed
 
-// In general, element by element.
+// In general, element by element; sums and products of narrow floats with conversions of two at
+// once.
 template <DType kType, Family kFamily, class Enable = void>
 class Packed {
  public:
@@ -56,8 +57,12 @@ class Packed {
   TUTTI_HD explicit Packed(Operator op) : a_(op) {}
   TUTTI_HD Wide load(Word w) const {
     Wide wide;
-    TUTTI_HD_UNROLL(4)
-    for (uint32_t i = 0; i < k_each; ++i) wide.e[i] = a_.load(element(w, i));
+    if constexpr (k_converts) {
+      widen_word<typename A::Codes::Format>(w, wide.e);
+    } else {
+      TUTTI_HD_UNROLL(4)
+      for (uint32_t i = 0; i < k_each; ++i) wide.e[i] = a_.load(element(w, i));
+    }
     return wide;
   }
   TUTTI_HD Wide combine(const Wide& a, const Wide& b) const {
@@ -68,7 +73,12 @@ class Packed {
   }
   // Of so many sources.
   TUTTI_HD Word finish(const Wide& wide, uint32_t) const {
-    if constexpr (k_each == 1) {
+    if constexpr (k_converts) {
+      float value[k_each];
+      TUTTI_HD_UNROLL(4)
+      for (uint32_t i = 0; i < k_each; ++i) value[i] = a_.divide(wide.e[i]);
+      return narrow_word<typename A::Codes::Format>(value);
+    } else if constexpr (k_each == 1) {
       return static_cast<Word>(a_.finish(wide.e[0]));
     } else {
       Words<4> w{};
@@ -79,62 +89,22 @@ class Packed {
   }
 
  private:
+  static constexpr bool k_converts =
+      !is_integer(kType) && sizeof(Element) < 4 && kFamily != Family::extremum;
   TUTTI_HD static Element element(Word w, uint32_t i) {
     return static_cast<Element>(w >> (k_each == 1 ? 0 : 8 * sizeof(Element) * i));
   }
   A a_;
 };
 
-constexpr bool is_narrow_float(DType dtype) {
-  return dtype == DType::float16 || dtype == DType::bfloat16 || dtype == DType::float8_e4m3 ||
-         dtype == DType::float8_e5m2;
-}
-constexpr bool is_byte_integer(DType dtype) {
-  return dtype == DType::int8 || dtype == DType::uint8;
-}
-constexpr bool is_float8(DType dtype) {
-  return dtype == DType::float8_e4m3 || dtype == DType::float8_e5m2;
-}
-
-// Sums and products of narrow floats: conversions of two at once.
-template <DType kType, Family kFamily>
-class Packed<kType, kFamily,
-             std::enable_if_t<is_narrow_float(kType) && kFamily != Family::extremum>> {
- public:
-  using A = Arithmetic<kType, kFamily>;
-  using Format = typename FloatCodes<kType>::Format;
-  using Word = uint32_t;
-  static constexpr uint32_t k_each = 4 / sizeof(typename A::Element);
-  struct Wide {
-    float e[k_each];
-  };
-
-  TUTTI_HD explicit Packed(Operator op) : a_(op) {}
-  TUTTI_HD Wide load(Word w) const {
-    Wide wide;
-    widen_word<Format>(w, wide.e);
-    return wide;
-  }
-  TUTTI_HD Wide combine(const Wide& a, const Wide& b) const {
-    Wide wide;
-    TUTTI_HD_UNROLL(4)
-    for (uint32_t i = 0; i < k_each; ++i) wide.e[i] = a_.combine(a.e[i], b.e[i]);
-    return wide;
-  }
-  TUTTI_HD Word finish(const Wide& wide, uint32_t) const {
-    float value[k_each];
-    TUTTI_HD_UNROLL(4)
-    for (uint32_t i = 0; i < k_each; ++i) value[i] = a_.divide(wide.e[i]);
-    return narrow_word<Format>(value);
-  }
-
- private:
-  A a_;
-};
+// Types of a byte.
+template <DType kType, bool kInteger>
+using IfByte =
+    std::enable_if_t<sizeof(typename Stored<kType>::Type) == 1 && is_integer(kType) == kInteger>;
 
 // Sums of bytes: exact in 16 bits, signed ones 128 too large.
 template <DType kType>
-class Packed<kType, Family::sum, std::enable_if_t<is_byte_integer(kType)>> {
+class Packed<kType, Family::sum, IfByte<kType, true>> {
  public:
   using A = Arithmetic<kType, Family::sum>;
   using Word = uint32_t;
@@ -168,7 +138,7 @@ class Packed<kType, Family::sum, std::enable_if_t<is_byte_integer(kType)>> {
 
 // Extrema of bytes, as the smallest of unsigned keys: those of max are complements.
 template <DType kType>
-class Packed<kType, Family::extremum, std::enable_if_t<is_byte_integer(kType)>> {
+class Packed<kType, Family::extremum, IfByte<kType, true>> {
  public:
   using Word = uint32_t;
   using Wide = packed::Halves;
@@ -185,7 +155,7 @@ class Packed<kType, Family::extremum, std::enable_if_t<is_byte_integer(kType)>> 
 
 // The same of fp8, by Arithmetic's keys with their sign turned: NaN is all ones.
 template <DType kType>
-class Packed<kType, Family::extremum, std::enable_if_t<is_float8(kType)>> {
+class Packed<kType, Family::extremum, IfByte<kType, false>> {
  public:
   using Word = uint32_t;
   using Wide = packed::Halves;

@@ -76,7 +76,6 @@ class Machine {
 };
 
 // Runs a grid to its end or to its first fault. `parameters`: Machine::parameter_bytes of them.
-// `stop`: ends it early.
 std::optional<Fault> run_grid(const Program& program, Grid grid,
                               std::span<const std::byte> parameters, const Memory& memory,
                               Counts* counts = nullptr);

@@ -43,8 +43,7 @@ std::optional<Variable> parse_variable(std::string_view text) {
     const std::string_view word = rest.substr(1, end - 1);
     rest = trim(rest.substr(end));
     if (word == "align") {
-      char* after = nullptr;
-      v.align = std::strtoull(std::string(rest).c_str(), &after, 10);
+      v.align = std::strtoull(std::string(rest).c_str(), nullptr, 10);
       rest = trim(rest.substr(std::min(rest.find_first_of(" \t"), rest.size())));
     } else if (word == "param") {
       v.space = Space::param;

@@ -81,7 +81,7 @@ class Linker {
     return ~found->second;
   }
 
-  // -1 for what is not known.
+  // Nothing for what is not known.
   std::optional<int32_t> operand(const Placed& p, const Operand& o) {
     switch (o.kind) {
       case Operand::Kind::reg:
