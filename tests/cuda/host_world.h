@@ -10,18 +10,15 @@
 #include "src/cuda/build.h"
 #include "src/cuda/host_block.h"
 #include "src/cuda/interpreter.h"
+#include "tests/cuda/host_windows.h"
 
 namespace tutti::cuda {
 
 class HostWorld {
  public:
-  HostWorld(uint32_t ranks, WindowShape shape) : shape_(shape), controls_(ranks) {
+  HostWorld(uint32_t ranks, WindowShape shape)
+      : shape_(shape), controls_(ranks), windows_(shape, ranks) {
     shape_.ranks = ranks;
-    for (uint32_t r = 0; r < ranks; ++r) {
-      memory_.emplace_back(new (std::align_val_t{128}) std::byte[shape_.bytes()]);
-      std::memset(memory_.back().get(), 0, shape_.bytes());
-      windows_.push_back(memory_.back().get());
-    }
   }
 
   struct Call : PlanCall {
@@ -36,7 +33,7 @@ class HostWorld {
 
   // Runs every worker of every lane of every rank to its end.
   Status run(const Call& call) {
-    const auto ranks = static_cast<uint32_t>(windows_.size());
+    const auto ranks = static_cast<uint32_t>(windows_.all().size());
     Result<DeviceCut> cut = cut_of(call, shape_);
     if (!cut) return cut.status();
     std::vector<std::vector<std::byte>> scratch;
@@ -44,7 +41,8 @@ class HostWorld {
     std::vector<DeviceCall> calls;
     for (Rank r = 0; r < ranks; ++r) {
       scratch.emplace_back(cut->layout.scratch_bytes(call.plan->shape().scratch), std::byte{0xEE});
-      BuildRequest request{call.plan, r, shape_, windows_, scratch[r].data(), &controls_[r], {}};
+      BuildRequest request{call.plan,     r, shape_, windows_.all(), scratch[r].data(),
+                           &controls_[r], {}};
       Result<uint64_t> bytes = program_bytes(request);
       if (!bytes) return bytes.status();
       places_.emplace_back(new (std::align_val_t{16}) std::byte[*bytes]);
@@ -90,17 +88,13 @@ class HostWorld {
     for (std::thread& t : threads) t.join();
   }
 
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{128}); }
-  };
   struct FreeSmall {
     void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{16}); }
   };
   WindowShape shape_;
   std::vector<Control> controls_;
-  std::vector<std::unique_ptr<std::byte, Free>> memory_;
+  HostWindows windows_;
   std::vector<std::unique_ptr<std::byte, FreeSmall>> places_;
-  std::vector<std::byte*> windows_;
 };
 
 }  // namespace tutti::cuda

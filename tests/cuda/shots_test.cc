@@ -13,6 +13,7 @@
 #include "src/cuda/host_flags.h"
 #include "src/cuda/shot_launches.h"
 #include "tests/cuda/fake_cuda.h"
+#include "tests/cuda/host_windows.h"
 #include "tests/cuda/peers.h"
 
 namespace tutti::cuda {
@@ -36,18 +37,12 @@ struct ShotCase {
 class HostShots {
  public:
   explicit HostShots(uint32_t ranks, WindowShape shape = k_small, uint32_t blocks = 64)
-      : shape_(shape), blocks_(blocks), controls_(ranks) {
+      : shape_(shape), blocks_(blocks), controls_(ranks), windows_(shape, ranks) {
     shape_.ranks = ranks;
-    for (uint32_t r = 0; r < ranks; ++r) {
-      memory_.emplace_back(
-          static_cast<std::byte*>(::operator new (shape_.bytes(), std::align_val_t{128})));
-      std::memset(memory_.back().get(), 0, shape_.bytes());
-      windows_.push_back(memory_.back().get());
-    }
   }
   Control& control(Rank r) { return controls_[r]; }
   const WindowShape& shape() const { return shape_; }
-  std::byte* window(Rank r) { return windows_[r]; }
+  std::byte* window(Rank r) { return windows_.all()[r]; }
   uint32_t ranks() const { return shape_.ranks; }
 
   // Nothing where shots do not serve.
@@ -89,7 +84,7 @@ class HostShots {
 
   void run_rank(const ShotCase& c, Rank r, uint32_t threads, uint64_t signature = 7) {
     const Operator op = operator_of({c.plan, c.count, c.dtype, c.op, Wire::packets, 1});
-    ShotLaunch launch = shot_launch(c.cut, op, shape_, windows_);
+    ShotLaunch launch = shot_launch(c.cut, op, shape_, windows_.all());
     launch.calls[0] = {c.in[r], c.out[r], signature, factor_of(c.op, c.dtype, r), &controls_[r], r};
     shot_grid(c.dtype, family_of(c.op), &launch, c.cut.blocks, threads)();
   }
@@ -125,14 +120,10 @@ class HostShots {
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{128}); }
-  };
   WindowShape shape_;
   uint32_t blocks_;
   std::vector<Control> controls_;
-  std::vector<std::unique_ptr<std::byte, Free>> memory_;
-  std::vector<std::byte*> windows_;
+  HostWindows windows_;
 };
 
 ReduceOp any_op(std::mt19937& random) { return static_cast<ReduceOp>(random() % k_reduce_ops); }

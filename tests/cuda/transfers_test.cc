@@ -15,6 +15,7 @@
 #include "src/cuda/build.h"
 #include "src/cuda/host_block.h"
 #include "src/cuda/transfer_launches.h"
+#include "tests/cuda/host_windows.h"
 #include "tests/cuda/peers.h"
 
 namespace tutti::cuda {
@@ -98,16 +99,14 @@ class Group {
 class HostTransfers {
  public:
   HostTransfers(uint32_t ranks, WindowShape shape, uint32_t workers)
-      : shape_(shape), workers_(ranks, workers), controls_(ranks), links_(ranks) {
+      : shape_(shape),
+        workers_(ranks, workers),
+        controls_(ranks),
+        windows_(shape, ranks),
+        links_(ranks) {
     shape_.ranks = ranks;
-    for (uint32_t r = 0; r < ranks; ++r) {
-      memory_.emplace_back(
-          static_cast<std::byte*>(::operator new (shape_.bytes(), std::align_val_t{128})));
-      std::memset(memory_.back().get(), 0, shape_.bytes());
-      windows_.push_back(memory_.back().get());
-    }
     for (Rank r = 0; r < ranks; ++r) {
-      BuildRequest request{nullptr, r, shape_, windows_, nullptr, &controls_[r], {}};
+      BuildRequest request{nullptr, r, shape_, windows_.all(), nullptr, &controls_[r], {}};
       for (Rank p = 0; p < ranks; ++p)
         links_[r].push_back(p == r ? TransferLinks() : transfer_links(request, p));
       programs_.push_back({links_[r].data(), &controls_[r], shape_.depth, shape_.slot_bytes});
@@ -146,14 +145,10 @@ class HostTransfers {
     for (std::thread& t : all) t.join();
   }
 
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{128}); }
-  };
   WindowShape shape_;
   std::vector<uint32_t> workers_;
   std::vector<Control> controls_;
-  std::vector<std::unique_ptr<std::byte, Free>> memory_;
-  std::vector<std::byte*> windows_;
+  HostWindows windows_;
   std::vector<std::vector<TransferLinks>> links_;
   std::vector<TransferProgram> programs_;
 };
